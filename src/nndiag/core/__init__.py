@@ -1,0 +1,1 @@
+"""The vocabulary: records and the table of rules. Standard library only."""
