@@ -1,0 +1,16 @@
+"""python -m nndiag."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    from nndiag.cli.app import main as run  # noqa: PLC0415 - keeps `python -m nndiag` honest about import time
+
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

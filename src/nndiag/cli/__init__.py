@@ -1,0 +1,1 @@
+"""Reads arguments, imports late, exits."""

@@ -1,0 +1,119 @@
+"""The nndiag command: six questions, and what surrounds them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated, Any
+
+import typer
+import typer.main
+
+from nndiag import __version__
+from nndiag.cli.commands import demo, dropout, embedding_cost, entropy_floor, env, init_symmetry
+from nndiag.cli.commands import multigpu_lr, normalization, rules
+from nndiag.cli.execute import explain
+from nndiag.cli.options import expanded
+from nndiag.cli.streams import say_error
+from nndiag.core.errors import UsageError
+
+INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143
+
+app = typer.Typer(
+    name="nndiag",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Finds training pathologies in neural networks before they cost a week of GPU time.\n\n"
+        "MODEL is file.py:attr, pkg.mod:attr (your code is run), a Hugging Face folder or a checkpoint. "
+        "Each command prints a report on stdout and talks on stderr. 'nndiag COMMAND --help' shows an example."
+    ),
+    epilog="Exit codes: 0 clean, 1 findings, 2 usage, 3 could not load or run, 4 nothing applicable.",
+)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"nndiag {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Six questions about a training run."""
+
+
+CHECKS = (
+    ("check-dropout", dropout.check_dropout),
+    ("check-normalization", normalization.check_normalization),
+    ("entropy-floor", entropy_floor.entropy_floor),
+    ("embedding-cost", embedding_cost.embedding_cost),
+    ("init-symmetry", init_symmetry.init_symmetry),
+    ("multigpu-lr", multigpu_lr.multigpu_lr),
+)
+for _name, _command in CHECKS:
+    app.command(_name, rich_help_panel="Checks")(expanded(_command))
+app.command("rules")(rules.rules)
+app.command("rule")(rules.rule)
+app.command("demo")(expanded(demo.demo))
+app.command("env")(env.env)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; never raises, never prints a traceback without --debug."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    _end_cleanly_on_sigterm()
+    try:
+        command: Any = typer.main.get_command(app)
+        code = command.main(args=arguments, prog_name="nndiag", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _stop_writing()
+        return READER_LEFT
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except SystemExit as left:
+        return left.code if isinstance(left.code, int) else 1
+    except Exception as error:  # noqa: BLE001 - the one broad except
+        if hasattr(error, "format_message"):  # Click's own usage errors
+            return _usage(error)
+        return explain(error, debug=debug)
+    return code if isinstance(code, int) else 0
+
+
+def _usage(error: Any) -> int:
+    possibilities = list(getattr(error, "possibilities", None) or [])
+    message = error.message if possibilities else error.format_message()
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "nndiag"
+    hint = f"did you mean '{possibilities[0]}'?" if possibilities else f"see '{command} --help'"
+    if not str(message).strip():  # no arguments at all: Click has printed the help
+        typer.echo(context.get_help() if context else "", err=True)
+        return UsageError.exit_code
+    say_error(str(message), hint)
+    return UsageError.exit_code
+
+
+def _end_cleanly_on_sigterm() -> None:
+    def stop(_number: int, _frame: Any) -> None:
+        raise SystemExit(TERMINATED)
+
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, stop)
+
+
+def _stop_writing() -> None:
+    """Keep the interpreter from complaining about the closed pipe at its own end."""
+    with suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)

@@ -1,0 +1,17 @@
+"""nndiag demo."""
+
+from __future__ import annotations
+
+from nndiag.cli.execute import Request, finish
+from nndiag.cli.options import Shared
+
+
+def demo(*, shared: Shared) -> None:
+    """Show all six commands on bundled data and small models with planted faults; no download.
+
+    Example: nndiag demo -o html:demo.html
+    """
+    from nndiag.cli.showcase import run_showcase
+
+    request = Request.of(shared)
+    finish(request, lambda: run_showcase(request))

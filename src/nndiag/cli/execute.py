@@ -1,0 +1,220 @@
+"""load -> diagnose -> render -> write -> exit. The one broad except of the command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from nndiag.cli.options import Shared, Trained
+from nndiag.cli.progress import Progress
+from nndiag.cli.streams import is_first_rank, reserved_stdout, say, say_error, write_all
+from nndiag.core.errors import NndiagError, UsageError, did_you_mean
+from nndiag.core.findings import Severity
+from nndiag.core.report import Policy, Report, worst_exit
+from nndiag.core.rules import RULES, Selection, known_prefix
+from nndiag.core.subject import Run, Subject
+from nndiag.render import FORMATS, Look, render
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the shared options ask for, understood and checked before anything heavy is imported."""
+
+    shared: Shared
+    policy: Policy
+    outputs: tuple[tuple[str, Path], ...]
+    look: Look
+
+    @classmethod
+    def of(cls, shared: Shared) -> Request:
+        """Check the shared options; raise UsageError with what could have been meant."""
+        fail_on = _choice(shared.fail_on, [level.word for level in Severity] + ["never"], "--fail-on")
+        policy = Policy(
+            selection=Selection(tuple(_codes(shared.select)) or ("ALL",), tuple(_codes(shared.ignore))),
+            severity=dict(_level(item) for item in shared.severity),
+            fail_on=None if fail_on == "never" else Severity[fail_on.upper()],
+            suppressions=shared.settings.suppressions,
+            allow_empty=shared.allow_empty,
+        )
+        _choice(shared.format, FORMATS, "--format")
+        _choice(shared.color, ("auto", "always", "never"), "--color")
+        outputs = tuple(_output(item) for item in shared.output)
+        return cls(shared, policy, outputs, Look.of_terminal(shared))
+
+    def run(self, *, uses_torch: bool) -> Run:
+        """Return how the examination runs, with the device resolved."""
+        from nndiag.load.device import resolve_device
+
+        shared = self.shared
+        return Run(
+            seed=shared.seed,
+            device=resolve_device(shared.device, uses_torch=uses_torch),
+            max_seconds=shared.max_seconds,
+            train=shared.train,
+            trust=shared.trust,
+            selection=self.policy.selection,
+        )
+
+
+def execute(
+    command: str, shared: Shared, build: Callable[[Run], Subject], *, uses_torch: bool = True, **settings: Any
+) -> None:
+    """Run one check and end the process with the contract's exit code."""
+    request = Request.of(shared)
+
+    def work() -> list[Report]:
+        return [examine(command, request, build, uses_torch=uses_torch, **settings)]
+
+    finish(request, work)
+
+
+def examine(
+    command: str, request: Request, build: Callable[[Run], Subject], *, uses_torch: bool, **settings: Any
+) -> Report:
+    """Load the subject and run one check over it."""
+    from nndiag.checks import make
+    from nndiag.core.check import diagnose
+    from nndiag.load.suppress import with_comments
+
+    if request.shared.trust:
+        say("trust: pickled objects and code named by files may be executed")
+    with Progress(command, enabled=not (request.shared.quiet or request.shared.no_progress)) as progress:
+        check = make(command, **settings)
+        subject = build(request.run(uses_torch=uses_torch))
+        report = diagnose(check, subject, request.policy, on_step=progress)
+    return with_comments(report)
+
+
+def finish(request: Request, work: Callable[[], Sequence[Report]]) -> None:
+    """Do the work with stdout reserved, write what came out, and exit."""
+    with reserved_stdout() as real:
+        reports = [_with_versions(report) for report in work()]
+        if not is_first_rank():
+            raise typer.Exit(worst_exit([report.exit_code for report in reports]))
+        reports = _against_baseline(request, reports)
+        for form, path in request.outputs:
+            write_atomically(path, render(reports, form, replace(request.look, color=False)))
+        write_all(real, render(reports, request.shared.format, request.look))
+    if request.shared.write_baseline:
+        raise typer.Exit(0)
+    raise typer.Exit(worst_exit([report.exit_code for report in reports]))
+
+
+def _against_baseline(request: Request, reports: list[Report]) -> list[Report]:
+    if not (request.shared.baseline or request.shared.write_baseline):
+        return reports
+    from nndiag.core.baseline import apply_baseline, baseline_text
+    from nndiag.load.baseline import read_baseline
+
+    if request.shared.baseline:
+        known = read_baseline(request.shared.baseline)
+        reports = [apply_baseline(report, known) for report in reports]
+    if request.shared.write_baseline:
+        write_atomically(request.shared.write_baseline, baseline_text(reports))
+    return reports
+
+
+def _with_versions(report: Report) -> Report:
+    """Add the versions that this run really used."""
+    import platform
+
+    found = {"python": platform.python_version()}
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        found["torch"] = str(torch.__version__)
+    return replace(report, run=replace(report.run, versions={**found, **report.run.versions}))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file completely or not at all; the old one survives a failure."""
+    import tempfile
+
+    folder = path.parent
+    if path.is_dir():
+        raise UsageError(f"'{path}' is a directory", hint="-o takes FORMAT:FILE, such as json:report.json")
+    if not folder.is_dir():
+        raise UsageError(f"no folder '{folder}' to write {path.name} into", hint=f"mkdir -p {folder}")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
+    except OSError as failed:
+        raise UsageError(f"cannot write '{path}': {failed.strerror}", hint="choose a writable folder") from failed
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException as failed:
+        with suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(failed, OSError):
+            raise UsageError(f"cannot write '{path}': {failed.strerror}", hint="the old file is unchanged") from failed
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def explain(error: BaseException, *, debug: bool) -> int:
+    """Print an error as two lines and return the exit code it stands for."""
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, NndiagError):
+        say_error(error.message, error.hint)
+        return error.exit_code
+    place = _last_foreign_line(error)
+    name = type(error).__name__
+    say_error(f"{name}: {error}{f' ({place})' if place else ''}", "" if debug else "--debug shows the full traceback")
+    return NndiagError.exit_code
+
+
+def _last_foreign_line(error: BaseException) -> str:
+    """Return file:line of the innermost frame that is the user's, else of the innermost one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    users = [f for f in frames if not f.filename.startswith((here, sys.prefix, sys.base_prefix, "<"))]
+    chosen = users[-1] if users else (frames[-1] if frames else None)
+    return f"{os.path.relpath(chosen.filename)}:{chosen.lineno}" if chosen else ""
+
+
+def _codes(items: Sequence[str]) -> list[str]:
+    return [known_prefix(part) for item in items for part in item.split(",") if part.strip()]
+
+
+def _level(item: str) -> tuple[str, Severity]:
+    code, equals, level = item.partition("=")
+    if not equals:
+        raise UsageError(f"--severity {item} has no level", hint="for example --severity DRP105=warning")
+    if code.upper() not in RULES:
+        raise UsageError(
+            f"unknown code '{code}'", hint=did_you_mean(code.upper(), RULES, otherwise="'nndiag rules' lists them")
+        )
+    word = _choice(level, [severity.word for severity in Severity], "--severity")
+    return code.upper(), Severity[word.upper()]
+
+
+def _output(item: str) -> tuple[str, Path]:
+    form, colon, path = item.partition(":")
+    if not colon or not path:
+        raise UsageError(f"--output {item} names no file", hint="for example -o json:report.json")
+    return _choice(form, FORMATS, "--output"), Path(path)
+
+
+def _choice(word: str, known: Sequence[str], option: str) -> str:
+    if word.lower() not in known:
+        hint = did_you_mean(word.lower(), known, otherwise=f"one of {', '.join(known)}")
+        raise UsageError(f"{option} does not know '{word}'", hint=hint)
+    return word.lower()
+
+
+__all__ = ["Request", "Shared", "Trained", "examine", "execute", "explain", "finish", "write_atomically"]

@@ -1,0 +1,71 @@
+"""Keeps stdout for the report: whatever foreign code prints goes to stderr, also from C."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+
+
+@contextmanager
+def reserved_stdout() -> Iterator[int]:
+    """Point file descriptor 1 at stderr; yield a descriptor of the real stdout."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    try:
+        real = os.dup(1)
+    except OSError:  # closed by the parent
+        real = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # stderr is closed: nowhere to talk
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+    python_stdout, sys.stdout = sys.stdout, sys.stderr
+    try:
+        yield real
+    finally:
+        sys.stdout = python_stdout
+        with suppress(OSError):
+            os.dup2(real, 1)
+        os.close(real)
+
+
+def write_all(descriptor: int, text: str) -> None:
+    """Write everything, or raise BrokenPipeError."""
+    data = memoryview(text.encode("utf-8", "backslashreplace"))
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks: under torchrun only rank 0 prints and writes."""
+    return os.environ.get("RANK", "0") in ("", "0")
+
+
+def say(*lines: str) -> None:
+    """Talk to the person, on stderr; never fail for it."""
+    with suppress(OSError, ValueError):
+        for line in lines:
+            print(line, file=sys.stderr)  # noqa: T201 - this is where talk happens
+        sys.stderr.flush()
+
+
+def say_error(message: str, hint: str = "") -> None:
+    """Print the two lines of an error. Control characters from outside are shown, not obeyed."""
+    say(f"error: {visible(message)}", *([f"hint: {visible(hint)}"] if hint else []))
+
+
+def visible(text: str) -> str:
+    """Return one line in which every control character is spelled out."""
+    line = " ".join(text.split("\n"))
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
+
+
+def encoding_is_utf8() -> bool:
+    """Whether stdout can show more than ASCII."""
+    name = (getattr(sys.__stdout__, "encoding", None) or "").lower().replace("-", "")
+    return name.startswith("utf8")

@@ -1,0 +1,163 @@
+"""How numbers, places, codes and foreign text are written, in every text format alike."""
+
+from __future__ import annotations
+
+import math
+import re
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from nndiag.core.findings import Evidence, Finding, Scalar, Where
+    from nndiag.core.report import Report
+
+_ASCII = {
+    "✗": "x", "✓": "+", "→": "->", "←": "<-", "·": "|", "–": "-", "—": "-", "−": "-", "×": "x", "÷": "/", "±": "+/-",
+    "≥": ">=", "≤": "<=", "≈": "~", "√": "sqrt", "²": "^2", "³": "^3", "½": "1/2", "¼": "1/4", "∞": "inf", "…": "...",
+    "σ": "sigma", "λ": "lambda", "μ": "mu", "κ": "kappa", "ε": "eps", "β": "beta", "Δ": "delta", "Σ": "sum", "∝": "~",
+    "‖": "||", "₂": "2", "₁": "1", "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "─": "-",
+    "┊": "|", "│": "|", "γ": "gamma", "α": "alpha", "η": "eta", "ρ": "rho", "π": "pi", "′": "'",
+}  # fmt: skip
+_SPARKS = "▁▂▃▄▅▆▇█"
+_ASCII_SPARKS = "_.:-=+*#"
+
+
+def clean(text: str, *, utf8: bool = True) -> str:
+    """Return text in which control characters are spelled out; new lines stay, tabs become spaces."""
+    shown = "".join(
+        char if char == "\n" or char.isprintable() else char.encode("unicode_escape").decode()
+        for char in text.replace("\t", "  ")
+    )
+    return shown if utf8 else ascii_only(shown)
+
+
+def one_line(text: str, *, utf8: bool = True) -> str:
+    """Return `clean` text on one line."""
+    return clean(" ".join(text.splitlines()), utf8=utf8)
+
+
+def ascii_only(text: str) -> str:
+    """Write the signs we use in ASCII; what is left becomes an escape."""
+    plain = "".join(_ASCII.get(char, char) for char in text)
+    return plain.encode("ascii", "backslashreplace").decode()
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Return a number for the eye: four significant digits, thousands separated.
+
+    Example:
+        >>> number(1.0266190), number(50257), number(3.2e-7), number(float("inf"))
+        ('1.027', '50,257', '3.2e-07', 'inf')
+    """
+    if value is None:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    if not math.isfinite(value):
+        return str(value)
+    if value == 0 or 1e-4 <= abs(value) < 10**digits:
+        return f"{value:.{digits}g}"
+    if abs(value) < 1e7 and abs(value) >= 1:
+        return f"{value:,.0f}"
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.') if '.' in mantissa else mantissa}e{exponent}"
+
+
+def cell(value: Scalar) -> str:
+    """Return one table cell."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return number(value) if isinstance(value, int | float) else (value or "")
+
+
+def place_of(where: Where, *, utf8: bool = True) -> str:
+    """Return the place inside the model: module "2"→"3"."""
+    arrow = "→" if utf8 else "->"
+    parts = [f'"{name}"' for name in (where.module, where.next) if name is not None]
+    return f"module {arrow.join(parts)}" if parts else ""
+
+
+def proof(evidence: Evidence) -> str:
+    """Return what stands behind a number: detail, n, interval, threshold."""
+    parts = [evidence.detail] if evidence.detail else []
+    parts += [f"{count:,} {name}" for name, count in evidence.n.items() if f"{count} {name}" not in evidence.detail]
+    if evidence.interval is not None:
+        low, high = evidence.interval
+        parts.append(f"95 % interval {number(low)}–{number(high)}")
+    if evidence.threshold is not None:
+        parts.append(f"threshold {number(evidence.threshold)}")
+    return ", ".join(parts)
+
+
+def title_of(item: Finding) -> str:
+    """Return the rule's name as words."""
+    return item.rule.name.replace("-", " ")
+
+
+def ranges(codes: Iterable[str]) -> str:
+    """Write runs of codes short.
+
+    Example:
+        >>> ranges(["DRP001", "DRP002", "DRP003", "DRP101", "DRP105"])
+        'DRP001-003 DRP101 DRP105'
+    """
+    runs: list[list[str]] = []
+    for code in sorted(set(codes)):
+        last = runs[-1][-1] if runs else ""
+        if last[:3] == code[:3] and re.fullmatch(r"\d{3}", code[3:]) and int(code[3:]) == int(last[3:]) + 1:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    return " ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1][3:]}" for run in runs)
+
+
+def skips_by_reason(report: Report) -> list[tuple[str, str]]:
+    """Return (codes, reason) with equal reasons joined, in the order of the codes."""
+    ordered = sorted(report.skipped, key=lambda skip: skip.reason)
+    grouped = [
+        (ranges(skip.code for skip in skips), reason)
+        for reason, skips in ((key, list(items)) for key, items in groupby(ordered, key=lambda skip: skip.reason))
+    ]
+    return sorted(grouped)
+
+
+def counts(report: Report) -> str:
+    """Return "1 error, 2 warnings", or "nothing found"."""
+    from nndiag.core.findings import Severity  # noqa: PLC0415 - only values, no types
+
+    parts = []
+    for level in sorted(Severity, reverse=True):
+        many = report.count(level)
+        if many:
+            parts.append(f"{many} {level.word}{'s' if many > 1 else ''}")
+    suppressed = len(report.findings) - len(report.active)
+    if suppressed:
+        parts.append(f"{suppressed} suppressed")
+    return ", ".join(parts) or "nothing found"
+
+
+def spark(values: Sequence[float], width: int, threshold: float | None = None, *, utf8: bool = True) -> tuple[str, str]:
+    """Draw a curve in one line.
+
+    Returns:
+        The curve at most `width` characters long, and the threshold as one block of the same scale ("" without one).
+    """
+    signs = _SPARKS if utf8 else _ASCII_SPARKS
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return "", ""
+    low = min([*finite, *([threshold] if threshold is not None else [])])
+    high = max([*finite, *([threshold] if threshold is not None else [])])
+    span = high - low or 1.0
+
+    def block(value: float) -> str:
+        if not math.isfinite(value):
+            return "?" if not utf8 else "╳"
+        return signs[min(len(signs) - 1, int((value - low) / span * len(signs)))]
+
+    many = len(values)
+    width = max(1, min(width, many))
+    picked = [values[round(index * (many - 1) / max(1, width - 1))] for index in range(width)]
+    return "".join(map(block, picked)), block(threshold) if threshold is not None else ""
