@@ -1,0 +1,293 @@
+"""How is this model called, and what does it answer? Batches in and out of any forward signature."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nndiag.core.errors import NndiagError
+from nndiag.core.subject import Batch
+from nndiag.lab.blame import users_fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# What models of other people call the thing that a loss is computed from, best first.
+_ANSWERS = (
+    "logits", "prediction_logits", "start_logits", "logits_per_image", "prediction_outputs", "pred", "preds",
+    "prediction", "predictions", "reconstruction", "recon", "sample", "out", "output", "outputs", "y",
+    "last_hidden_state", "pooler_output",
+)  # fmt: skip
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+def call(model: nn.Module, inputs: Any) -> Any:
+    """Run the model on inputs as training code would.
+
+    Args:
+        model: Any module; wrappers of torch.compile and of data parallelism are seen through.
+        inputs: A tensor or array (one argument), a tuple or list (positional arguments), or a mapping whose
+            keys are passed by keyword, without those that the signature does not know. A mapping none of whose
+            keys is known is passed whole.
+
+    Returns:
+        Whatever the model returns.
+
+    Raises:
+        NndiagError: When the forward raises; with the user's file and line.
+    """
+    inputs = fitted(model, inputs)
+    try:
+        if isinstance(inputs, Mapping):
+            known = accepted(model, inputs)
+            return model(**known) if known else model(inputs)
+        if isinstance(inputs, tuple | list) and not isinstance(inputs, torch.nn.utils.rnn.PackedSequence):
+            return model(*inputs) if _spreads(model, inputs) else model(inputs)
+        return model(inputs)
+    except NndiagError:
+        raise
+    except Exception as error:
+        raise users_fault(f"the forward of {type(unwrapped(model)).__name__}", error) from error
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the module inside torch.compile and data-parallel wrappers."""
+    while True:
+        inner = getattr(model, "_orig_mod", None)
+        if inner is None and type(model).__name__ in {"DataParallel", "DistributedDataParallel"}:
+            inner = getattr(model, "module", None)
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def signature(model: nn.Module) -> inspect.Signature | None:
+    """Return the signature of the model's forward, or None where there is none to read."""
+    inner = unwrapped(model)
+    forward: Any = getattr(inner, "forward", inner)
+    if hasattr(inner, "call") and type(inner).__module__.startswith("keras"):
+        forward = inner.call
+    try:
+        return inspect.signature(forward)
+    except (TypeError, ValueError):
+        return None
+
+
+def takes(model: nn.Module, name: str) -> bool:
+    """Whether the forward names this parameter."""
+    known = signature(model)
+    return known is not None and name in known.parameters
+
+
+def accepted(model: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the items that the forward knows by keyword; empty when the mapping is one argument."""
+    items = {str(key): value for key, value in inputs.items()}
+    known = signature(model)
+    if known is None:
+        return items
+    parameters = known.parameters.values()
+    if any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters):
+        return items
+    by_name = {item.name for item in parameters if item.kind is not inspect.Parameter.POSITIONAL_ONLY}
+    return {key: value for key, value in items.items() if key in by_name}
+
+
+def main_output(output: Any) -> Tensor:
+    """Return the tensor that a loss would be computed from.
+
+    Logits by name in mappings and dataclasses; otherwise the first floating-point tensor that has an axis,
+    then the first floating-point one.
+
+    Raises:
+        NndiagError: When there is no floating-point tensor in it.
+    """
+    if isinstance(output, Tensor):
+        return output
+    fields = _fields(output)
+    for name in _ANSWERS:
+        value = fields.get(name)
+        if isinstance(value, Tensor) and _answers(value):
+            return value
+    found = [item for item in tensors_in(output) if _answers(item)]
+    best = next((item for item in found if item.dim() > 0), found[0] if found else None)
+    if best is None:
+        kind = type(output).__name__
+        raise NndiagError(
+            f"the model returned {kind} without a floating-point tensor",
+            hint="its forward should return a tensor, or a tuple, dict or dataclass that holds one",
+        )
+    return best
+
+
+def main_input(inputs: Any) -> Tensor | None:
+    """Return the first tensor of a batch's inputs, floating-point ones first, targets among them last."""
+    if isinstance(inputs, Mapping):
+        inputs = {key: value for key, value in inputs.items() if key not in TARGET_KEYS} or inputs
+    found = tensors_in(inputs)
+    return next((item for item in found if item.is_floating_point()), found[0] if found else None)
+
+
+def tensors_in(thing: Any) -> list[Tensor]:
+    """Return every tensor inside tuples, lists, mappings and dataclasses, in order, each container once."""
+    found: list[Tensor] = []
+    _collect(thing, found, set())
+    return found
+
+
+def batch_rows(batch: Any) -> int:
+    """Return the number of samples: the first axis of the first tensor (or array) that has one.
+
+    Raises:
+        NndiagError: When nothing in the batch has an axis.
+    """
+    inputs = batch.inputs if isinstance(batch, Batch) else batch
+    for item in tensors_in(as_tensors(inputs)):
+        if item.dim() > 0:
+            return int(item.shape[0])
+    raise NndiagError(
+        "the batch holds no tensor with an axis", hint="yield (inputs, targets) as training code does"
+    )
+
+
+def take(batch: Any, n: int) -> Any:
+    """Return the first `n` rows of a batch; what has no row axis of the batch's length stays as it is."""
+    try:
+        rows = batch_rows(batch)
+    except NndiagError:
+        return batch
+
+    def cut(item: Tensor) -> Tensor:
+        return item[:n] if item.dim() > 0 and item.shape[0] == rows else item
+
+    return mapped(batch, cut) if n < rows else batch
+
+
+def rows_of(batch: Any, start: int, stop: int) -> Any:
+    """Return rows `start` to `stop` of a batch, as `take` does."""
+    rows = batch_rows(batch)
+    return mapped(batch, lambda item: item[start:stop] if item.dim() > 0 and item.shape[0] == rows else item)
+
+
+def move(batch: Any, device: str | torch.device, dtype: torch.dtype | None = None) -> Any:
+    """Return the batch as tensors on a device; `dtype` is applied to floating-point tensors only."""
+
+    def moved(item: Tensor) -> Tensor:
+        return item.to(device=device, dtype=dtype if dtype is not None and item.is_floating_point() else None)
+
+    return mapped(batch, moved)
+
+
+def as_tensors(thing: Any) -> Any:
+    """Return the same structure with numeric NumPy arrays turned into tensors."""
+    return mapped(thing, lambda item: item)
+
+
+def fitted(model: nn.Module, inputs: Any) -> Any:
+    """Return inputs on the model's device, floating-point ones in the model's dtype where it has only one."""
+    own = [item for item in model.parameters() if not isinstance(item, nn.UninitializedParameter)]
+    dtypes = {item.dtype for item in own if item.is_floating_point()}
+    dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
+    if (
+        dtype is not None and dtype.itemsize < 2
+    ):  # float8 weights are storage: nobody feeds them float8 inputs
+        dtype = None
+    devices = {item.device for item in own}
+    if len(devices) == 1 and (device := next(iter(devices))).type != "meta":
+        return move(inputs, device, dtype)
+    return as_tensors(inputs)
+
+
+def mapped(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return the same structure with every tensor changed; arrays become tensors, strangers stay."""
+    result: Any = thing
+    if isinstance(thing, Tensor):
+        result = change(thing)
+    elif isinstance(thing, np.ndarray | np.generic) and thing.dtype.kind in "biufc":
+        result = change(torch.as_tensor(np.ascontiguousarray(thing).reshape(np.shape(thing))))
+    elif isinstance(thing, Batch):
+        result = Batch(mapped(thing.inputs, change), mapped(thing.targets, change))
+    elif isinstance(thing, torch.nn.utils.rnn.PackedSequence):
+        result = thing
+    elif isinstance(thing, tuple) and hasattr(thing, "_fields"):
+        result = type(thing)(*(mapped(item, change) for item in thing))
+    elif isinstance(thing, tuple | list):
+        result = type(thing)(mapped(item, change) for item in thing)
+    elif isinstance(thing, Mapping):
+        result = _refilled(thing, {key: mapped(value, change) for key, value in thing.items()})
+    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        result = copy.copy(thing)
+        for field in dataclasses.fields(thing):
+            object.__setattr__(result, field.name, mapped(getattr(thing, field.name), change))
+    return result
+
+
+def _spreads(model: nn.Module, inputs: Sequence[Any]) -> bool:
+    """Whether a tuple is several arguments; not when only one argument as a whole would fit."""
+    known = signature(model)
+    if known is None:
+        return True
+    try:
+        known.bind(*inputs)
+    except TypeError:
+        try:
+            known.bind(inputs)
+        except TypeError:
+            return True
+        return False
+    return True
+
+
+def _refilled(mapping: Mapping[Any, Any], items: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Return a mapping of the same kind where the kind allows it (BatchEncoding has attributes)."""
+    if type(mapping) is dict:
+        return items
+    try:
+        twin: Any = copy.copy(mapping)
+        for key, value in items.items():
+            twin[key] = value
+    except Exception:  # noqa: BLE001 - a read-only mapping of whatever make; a dict serves
+        return items
+    return twin if isinstance(twin, Mapping) else items
+
+
+def _fields(output: Any) -> dict[str, Any]:
+    """Return the named parts of an output."""
+    if isinstance(output, Mapping):
+        return {str(key): value for key, value in output.items()}
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return {field.name: getattr(output, field.name) for field in dataclasses.fields(output)}
+    if isinstance(output, tuple) and hasattr(output, "_fields"):
+        return dict(zip(output._fields, output, strict=True))
+    return {}
+
+
+def _answers(item: Tensor) -> bool:
+    return item.is_floating_point() or item.is_complex()
+
+
+def _collect(thing: Any, found: list[Tensor], seen: set[int]) -> None:
+    """Append tensors depth first; a container that contains itself is visited once."""
+    if isinstance(thing, Tensor):
+        found.append(thing)
+        return
+    parts: Any = ()
+    if isinstance(thing, Mapping):
+        parts = list(thing.values())
+    elif isinstance(thing, tuple | list):
+        parts = thing
+    elif dataclasses.is_dataclass(thing) and not isinstance(thing, type):
+        parts = [getattr(thing, field.name) for field in dataclasses.fields(thing)]
+    elif isinstance(thing, set | frozenset):
+        parts = [item for item in thing if isinstance(item, Tensor)]
+    if not parts or id(thing) in seen:
+        return
+    seen.add(id(thing))
+    for part in parts:
+        _collect(part, found, seen)
