@@ -84,8 +84,7 @@ def users_fault(what: str, error: BaseException, *, hint: str = "") -> NndiagErr
     place = blamed(error)
     return NndiagError(
         f"{what} raised {said(error)}" + (f" ({place})" if place else ""),
-        hint=hint
-        or (f"the error is in {place}; --debug shows the traceback" if place else "--debug shows it all"),
+        hint=hint or (f"the error is in {place}; --debug shows the traceback" if place else "--debug shows it all"),
     )
 
 

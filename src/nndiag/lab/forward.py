@@ -151,9 +151,7 @@ def batch_rows(batch: Any) -> int:
     for item in tensors_in(as_tensors(inputs)):
         if item.dim() > 0:
             return int(item.shape[0])
-    raise NndiagError(
-        "the batch holds no tensor with an axis", hint="yield (inputs, targets) as training code does"
-    )
+    raise NndiagError("the batch holds no tensor with an axis", hint="yield (inputs, targets) as training code does")
 
 
 def take(batch: Any, n: int) -> Any:
@@ -194,9 +192,7 @@ def fitted(model: nn.Module, inputs: Any) -> Any:
     own = [item for item in model.parameters() if not isinstance(item, nn.UninitializedParameter)]
     dtypes = {item.dtype for item in own if item.is_floating_point()}
     dtype = next(iter(dtypes)) if len(dtypes) == 1 else None
-    if (
-        dtype is not None and dtype.itemsize < 2
-    ):  # float8 weights are storage: nobody feeds them float8 inputs
+    if dtype is not None and dtype.itemsize < 2:  # float8 weights are storage: nobody feeds them float8 inputs
         dtype = None
     devices = {item.device for item in own}
     if len(devices) == 1 and (device := next(iter(devices))).type != "meta":
