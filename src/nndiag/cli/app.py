@@ -13,13 +13,23 @@ import typer
 import typer.main
 
 from nndiag import __version__
-from nndiag.cli.commands import demo, dropout, embedding_cost, entropy_floor, env, init_symmetry
-from nndiag.cli.commands import multigpu_lr, normalization, rules
+from nndiag.cli.commands import (
+    demo,
+    dropout,
+    embedding_cost,
+    entropy_floor,
+    env,
+    init_symmetry,
+    multigpu_lr,
+    normalization,
+    rules,
+)
 from nndiag.cli.execute import explain
 from nndiag.cli.options import expanded
 from nndiag.cli.streams import say_error
 from nndiag.core.errors import UsageError
 
+MORE = "More"
 INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143
 
 app = typer.Typer(
@@ -45,7 +55,7 @@ def _print_version(value: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[  # noqa: ARG001 - its callback acts
+    version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
@@ -62,10 +72,10 @@ CHECKS = (
 )
 for _name, _command in CHECKS:
     app.command(_name, rich_help_panel="Checks")(expanded(_command))
-app.command("rules")(rules.rules)
-app.command("rule")(rules.rule)
-app.command("demo")(expanded(demo.demo))
-app.command("env")(env.env)
+app.command("demo", rich_help_panel=MORE)(expanded(demo.demo))
+app.command("rules", rich_help_panel=MORE)(rules.rules)
+app.command("rule", rich_help_panel=MORE)(rules.rule)
+app.command("env", rich_help_panel=MORE)(env.env)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -96,6 +106,9 @@ def _usage(error: Any) -> int:
     message = error.message if possibilities else error.format_message()
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "nndiag"
+    message, _, guess = str(message).partition(" Did you mean ")  # Click says it for commands, we say it as the hint
+    if guess:
+        possibilities = [guess.strip(" '?")]
     hint = f"did you mean '{possibilities[0]}'?" if possibilities else f"see '{command} --help'"
     if not str(message).strip():  # no arguments at all: Click has printed the help
         typer.echo(context.get_help() if context else "", err=True)

@@ -6,9 +6,9 @@ the options that really exist, and put there.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -51,8 +51,8 @@ def read_config(ctx: typer.Context, value: Any) -> Config:
         return Config()
     from nndiag.load.config import find_config, read_toml
 
-    path = value or find_config()
-    if path is None:
+    path = str(value or find_config() or "")
+    if not path:
         return Config()
     document = read_toml(path)
     commands = _options_of_every_command(ctx)
@@ -63,16 +63,14 @@ def read_config(ctx: typer.Context, value: Any) -> Config:
     if suppressions:
         common.pop("ignore")
     values = _flat(common) | _flat(own)
-    base = os.path.dirname(os.path.abspath(path))
+    base = Path(path).resolve().parent
     known = commands.get(ctx.info_name or "", set())
-    ctx.default_map = {
-        key.replace("-", "_"): _from_file(item, base) for key, item in values.items() if key in known
-    }
+    ctx.default_map = {key.replace("-", "_"): _from_file(item, base) for key, item in values.items() if key in known}
     further = {
         name: {key: item for key, item in document.get(name, {}).items() if key in keys}
         for name, keys in FURTHER_KEYS.items()
     }
-    return Config(str(path), further, suppressions)
+    return Config(path, further, suppressions)
 
 
 def _options_of_every_command(ctx: typer.Context) -> dict[str, set[str]]:
@@ -142,14 +140,14 @@ def _pairs(table: Mapping[str, Any], *, text: bool = False) -> list[str]:
     return [f"{name}={value if text else repr(value)}" for name, value in table.items()]
 
 
-def _from_file(item: Any, base: str) -> Any:
+def _from_file(item: Any, base: Path) -> Any:
     """Read paths relative to the configuration file, where such a file exists."""
     if isinstance(item, list):
         return [_from_file(part, base) for part in item]
     if isinstance(item, str) and item:
         head, colon, tail = item.rpartition(":") if ":" in item else (item, "", "")
         for path, rest in ((item, ""), (head, colon + tail)):
-            near = os.path.join(base, path)
-            if path and not os.path.exists(path) and os.path.exists(near):
-                return near + rest
+            near = base / path
+            if path and not Path(path).exists() and near.exists():
+                return f"{near}{rest}"
     return item

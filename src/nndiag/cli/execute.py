@@ -149,11 +149,11 @@ def write_atomically(path: Path, text: str) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
     except BaseException as failed:
         with suppress(OSError):
-            os.unlink(temporary)
+            Path(temporary).unlink()
         if isinstance(failed, OSError):
             raise UsageError(f"cannot write '{path}': {failed.strerror}", hint="the old file is unchanged") from failed
         raise
@@ -174,14 +174,17 @@ def explain(error: BaseException, *, debug: bool) -> int:
         return error.exit_code
     place = _last_foreign_line(error)
     name = type(error).__name__
-    say_error(f"{name}: {error}{f' ({place})' if place else ''}", "" if debug else "--debug shows the full traceback")
+    say_error(
+        f"{name}: {error}{f' ({place})' if place else ''}",
+        "" if debug else "--debug shows the full traceback",
+    )
     return NndiagError.exit_code
 
 
 def _last_foreign_line(error: BaseException) -> str:
     """Return file:line of the innermost frame that is the user's, else of the innermost one."""
     frames = traceback.extract_tb(error.__traceback__)
-    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    here = str(Path(__file__).resolve().parent.parent)
     users = [f for f in frames if not f.filename.startswith((here, sys.prefix, sys.base_prefix, "<"))]
     chosen = users[-1] if users else (frames[-1] if frames else None)
     return f"{os.path.relpath(chosen.filename)}:{chosen.lineno}" if chosen else ""
@@ -197,7 +200,8 @@ def _level(item: str) -> tuple[str, Severity]:
         raise UsageError(f"--severity {item} has no level", hint="for example --severity DRP105=warning")
     if code.upper() not in RULES:
         raise UsageError(
-            f"unknown code '{code}'", hint=did_you_mean(code.upper(), RULES, otherwise="'nndiag rules' lists them")
+            f"unknown code '{code}'",
+            hint=did_you_mean(code.upper(), RULES, otherwise="'nndiag rules' lists them"),
         )
     word = _choice(level, [severity.word for severity in Severity], "--severity")
     return code.upper(), Severity[word.upper()]

@@ -50,9 +50,9 @@ class Shared:
     severity: Annotated[
         list[str], _opt(panel=REPORTING, metavar="CODE=LEVEL", help="Change a rule's level; repeatable.")
     ] = field(default_factory=list)
-    fail_on: Annotated[
-        str, _opt(panel=REPORTING, help="Exit 1 from this level on: error, warning, note or never.")
-    ] = "error"
+    fail_on: Annotated[str, _opt(panel=REPORTING, help="Exit 1 from this level on: error, warning, note or never.")] = (
+        "error"
+    )
     baseline: Annotated[
         Path | None, _opt(panel=REPORTING, help="Stay quiet about what this file holds, if equal or better.")
     ] = None
@@ -83,10 +83,12 @@ class Shared:
     device: Annotated[str, _opt(panel=RUNNING, help="Any torch device; auto takes a GPU where there is one.")] = "auto"
     max_seconds: Annotated[float, _opt(panel=RUNNING, min=0.0, help="Budget for experiments.")] = 60.0
     train: Annotated[
-        bool | None, _opt("--train/--no-train", panel=RUNNING, help="Run or leave out micro-training (2xx rules).")
+        bool | None,
+        _opt("--train/--no-train", panel=RUNNING, help="Run or leave out micro-training (2xx rules)."),
     ] = None
     trust: Annotated[
-        bool, _opt("--trust", panel=RUNNING, help="Unlock pickled modules, Keras Lambda layers and remote code.")
+        bool,
+        _opt("--trust", panel=RUNNING, help="Unlock pickled modules, Keras Lambda layers and remote code."),
     ] = False
     quiet: Annotated[bool, _opt("-q", "--quiet", panel=RUNNING, help="Findings and verdict only.")] = False
     verbose: Annotated[int, _opt("-v", "--verbose", panel=RUNNING, count=True, help="All tables and numbers.")] = 0
@@ -114,9 +116,7 @@ class Trained:
     loss: Annotated[
         str, _opt(panel=TRAINING, help="auto, cross_entropy, bce, mse or file.py:fn(outputs, targets).")
     ] = "auto"
-    optimizer: Annotated[
-        str | None, _opt(panel=TRAINING, help="sgd, adam, adamw, … or file.py:fn(parameters).")
-    ] = None
+    optimizer: Annotated[str | None, _opt(panel=TRAINING, help="sgd, adam, adamw, … or file.py:fn(parameters).")] = None
     optimizer_arg: Annotated[
         list[str], _opt(panel=TRAINING, metavar="K=V", help="Such as weight_decay=0.1; repeatable.")
     ] = field(default_factory=list)
@@ -145,16 +145,16 @@ def expanded(command: Callable[..., Any]) -> Callable[..., Any]:
     for parameter in parameters:
         _give_environment_twin(parameter)
 
-    @functools.wraps(command)
     def run(**given: Any) -> Any:
         groups = {
             name: group(**{item.name: given.pop(item.name) for item in fields(group)}) for name, group in asked.items()
         }
         return command(**given, **groups)
 
+    functools.update_wrapper(run, command)
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined] - inspect would look behind us
+    del vars(run)["__wrapped__"]  # inspect would look behind us
     return run
 
 

@@ -93,15 +93,11 @@ def _coverage(
     wanted = [code for code in own if policy.selection.has(code)]
     skips = [item for item in seen[Skip] if policy.selection.has(item.code)]
     spoken = {item.code for item in skips}
-    silent = [
-        Skip(code, empty or "its condition did not arise here") for code in wanted if code not in judged | spoken
-    ]
+    silent = [Skip(code, empty or "its condition did not arise here") for code in wanted if code not in judged | spoken]
     checked = tuple(sorted(code for code in judged if policy.selection.has(code)))
     return checked, tuple(sorted(dict.fromkeys([*skips, *silent]), key=lambda skip: (skip.code, skip.where)))
 
 
-def _settings(check: Check) -> dict[str, Any]:
-    """The check's fields, as they stood."""
-    if not dataclasses.is_dataclass(check) or isinstance(check, type):
-        return {}
+def _settings(check: Any) -> dict[str, Any]:
+    """Return the check's fields, as they stood."""
     return dataclasses.asdict(check)

@@ -131,7 +131,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON document of this report (contract: schema_version "1.0")."""
-        from nndiag.core.serial import to_dict  # noqa: PLC0415 - serial needs Report
+        from nndiag.core.serial import to_dict
 
         return to_dict(self)
 

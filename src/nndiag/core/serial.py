@@ -19,11 +19,11 @@ DIGITS = 6  # significant digits of every number that leaves
 
 def to_dict(report: Report) -> dict[str, Any]:
     """Return the document of one report."""
-    from nndiag import __version__  # noqa: PLC0415 - the package imports this module
+    from nndiag import __version__
 
     run = report.run
     timing = {"total_s": run.total_s}
-    return plain(
+    document: dict[str, Any] = plain(
         {
             "schema_version": SCHEMA_VERSION,
             "tool": {"name": "nndiag", "version": __version__},
@@ -48,17 +48,31 @@ def to_dict(report: Report) -> dict[str, Any]:
             },
             "findings": [_finding(item) for item in report.findings],
             "measurements": [
-                _trim({"name": m.name, "where": m.where, "value": m.value, "unit": m.unit, "interval": m.interval})
+                _trim(
+                    {
+                        "name": m.name,
+                        "where": m.where,
+                        "value": m.value,
+                        "unit": m.unit,
+                        "interval": m.interval,
+                    }
+                )
                 for m in report.measurements
             ],
             "series": [_series(item) for item in report.series],
             "tables": [
-                {"title": t.title, "columns": list(t.columns), "rows": [list(r) for r in t.rows], "main": t.main}
+                {
+                    "title": t.title,
+                    "columns": list(t.columns),
+                    "rows": [list(r) for r in t.rows],
+                    "main": t.main,
+                }
                 for t in report.tables
             ],
             **_trim({"error": report.error}),
         }
     )
+    return document
 
 
 def _finding(item: Finding) -> dict[str, Any]:
@@ -70,7 +84,13 @@ def _finding(item: Finding) -> dict[str, Any]:
         "basis": str(item.rule.basis),
         "message": item.message,
         "where": _trim(
-            {"file": place.file, "line": place.line, "module": place.module, "class": place.cls, "next": place.next}
+            {
+                "file": place.file,
+                "line": place.line,
+                "module": place.module,
+                "class": place.cls,
+                "next": place.next,
+            }
         ),
         "evidence": _trim(
             {
@@ -114,7 +134,7 @@ def _trim(document: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in document.items() if value not in (None, "", [], {}, ()) and value is not False}
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any) -> Any:  # noqa: PLR0911 - one line per type
     """Return `value` in JSON's own types, floats at six significant digits, NaN and infinities as strings."""
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return str(value) if isinstance(value, str) else value
@@ -143,7 +163,7 @@ def from_dict(document: Mapping[str, Any]) -> Report:
         NndiagError: The document is of a newer major schema, or is no report at all.
     """
     version = str(document.get("schema_version", ""))
-    if version.split(".")[0] != SCHEMA_VERSION.split(".", maxsplit=1)[0]:
+    if version.split(".", maxsplit=1)[0] != SCHEMA_VERSION.split(".", maxsplit=1)[0]:
         said = f"schema {version}" if version else "no schema_version"
         raise NndiagError(f"the stored run has {said}, this nndiag reads {SCHEMA_VERSION}", hint="use a newer nndiag")
     try:
@@ -172,7 +192,12 @@ def _report(document: Mapping[str, Any]) -> Report:
         ),
         series=tuple(_read_series(item) for item in document["series"]),
         tables=tuple(
-            Table(t["title"], tuple(t["columns"]), tuple(tuple(number(c) for c in row) for row in t["rows"]), t["main"])
+            Table(
+                t["title"],
+                tuple(t["columns"]),
+                tuple(tuple(number(c) for c in row) for row in t["rows"]),
+                t["main"],
+            )
             for t in document.get("tables", ())
         ),
         checked=tuple(coverage["checked"]),
@@ -188,9 +213,7 @@ def _read_finding(item: Mapping[str, Any]) -> Finding:
     place, proof = item["where"], item["evidence"]
     return Finding(
         rule=RULES[item["code"]],
-        where=Where(
-            place.get("module"), place.get("class"), place.get("next"), place.get("file"), place.get("line")
-        ),
+        where=Where(place.get("module"), place.get("class"), place.get("next"), place.get("file"), place.get("line")),
         message=item["message"],
         evidence=Evidence(
             value=number(proof.get("value")),

@@ -224,12 +224,11 @@ def _verdict(report: Report, say: _Writer) -> Text:
         return Text(say(f"✗ failed: {report.error} · exit {report.exit_code}"), style=STYLES["error"])
     fail_on = report.fail_on.word if report.fail_on else "never"
     worst = max((item.severity for item in report.active), default=None)
-    if worst is None:
-        word = "skipped" if report.empty else "ok"
-    else:
-        word = Severity(worst).word
+    nothing = "skipped" if report.empty else "ok"
+    word = nothing if worst is None else Severity(worst).word
     mark = f"{MARKS[word]} " if word == "ok" else ""
     budget = " · stopped by the time budget" if report.status == "truncated" else ""
     return Text(
-        say(f"{mark}{counts(report)} · fail-on {fail_on} · exit {report.exit_code}{budget}"), style=STYLES[word]
+        say(f"{mark}{counts(report)} · fail-on {fail_on} · exit {report.exit_code}{budget}"),
+        style=STYLES[word],
     )

@@ -125,7 +125,7 @@ def skips_by_reason(report: Report) -> list[tuple[str, str]]:
 
 def counts(report: Report) -> str:
     """Return "1 error, 2 warnings", or "nothing found"."""
-    from nndiag.core.findings import Severity  # noqa: PLC0415 - only values, no types
+    from nndiag.core.findings import Severity
 
     parts = []
     for level in sorted(Severity, reverse=True):

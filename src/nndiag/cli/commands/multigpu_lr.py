@@ -13,7 +13,8 @@ from nndiag.cli.subjects import model_subject
 
 def multigpu_lr(
     configs: Annotated[
-        list[str] | None, typer.Argument(metavar="[CONFIG]...", help="Accelerate, DeepSpeed, Lightning, HF files.")
+        list[str] | None,
+        typer.Argument(metavar="[CONFIG]...", help="Accelerate, DeepSpeed, Lightning, HF files."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="MODEL, for gradients and noise scale.")] = None,
     data: Annotated[str | None, typer.Option(help="DATA, for gradients and noise scale.")] = None,
@@ -30,7 +31,12 @@ def multigpu_lr(
         "multigpu-lr",
         shared,
         lambda run: model_subject(
-            run, trained, model=model, data=data, inputs={"configs": configs or [], "table": table}, need_data=False
+            run,
+            trained,
+            model=model,
+            data=data,
+            inputs={"configs": configs or [], "table": table},
+            need_data=False,
         ),
         uses_torch=model is not None,
     )
