@@ -71,9 +71,7 @@ def dropout() -> Report:
         context=("6 modules, 3 dropout sites", "data digits (512 samples)", "16 masks"),
         run=RunInfo(seed=0, device="cpu", total_s=0.61, versions=VERSIONS),
         settings={"max_variance_ratio": 1.5, "masks": 16},
-        answers=(
-            'the 1/(1-p) of dropout "2" does not survive: variance entering batch norm "3" is 6.90x too large',
-        ),
+        answers=('the 1/(1-p) of dropout "2" does not survive: variance entering batch norm "3" is 6.90x too large',),
         findings=findings,
         measurements=(
             Measurement("variance_ratio", 6.9, "ratio", "2", (6.4, 7.4)),
@@ -122,9 +120,7 @@ def dropout() -> Report:
                 ),
                 main=True,
             ),
-            Table(
-                "channels of 3", ("channel", "train", "eval"), tuple((i, 6.9 + i / 7, 1.0) for i in range(40))
-            ),
+            Table("channels of 3", ("channel", "train", "eval"), tuple((i, 6.9 + i / 7, 1.0) for i in range(40))),
         ),
         checked=("DRP001", "DRP002", "DRP003", "DRP004", "DRP005", "DRP006", "DRP101", "DRP105", "DRP107"),
         skipped=(
@@ -153,9 +149,7 @@ def entropy() -> Report:
                 "ENT002",
                 "the loss ends 0.002 nats above the smallest value it can have (0.610)",
                 where=Where(module="loss", file="log.csv"),
-                evidence=Evidence(
-                    value=0.612, unit="nats", interval=(0.608, 0.616), threshold=0.61, n={"rows": 60000}
-                ),
+                evidence=Evidence(value=0.612, unit="nats", interval=(0.608, 0.616), threshold=0.61, n={"rows": 60000}),
                 means="with these labels no model can do better: what is left is the entropy of the targets",
                 fix="nothing to fix; compare runs by the gap to the floor",
             ),
@@ -217,9 +211,7 @@ def symmetry() -> Report:
                 "SYM201",
                 '64 units of "blocks.0.fc1" stay 1.00 effective units after 50 steps',
                 where=Where(module="blocks.0.fc1", cls="torch.nn.Linear", file="net.py", line=31),
-                evidence=Evidence(
-                    value=1.0, unit="units", interval=(1.0, 1.0), threshold=2, n={"steps": 50}, seed=0
-                ),
+                evidence=Evidence(value=1.0, unit="units", interval=(1.0, 1.0), threshold=2, n={"steps": 50}, seed=0),
                 means="equal units get equal gradients: the layer has the capacity of one unit",
                 fix="delete the constant initialisation; nn.init.kaiming_normal_(fc1.weight)",
             ),
@@ -233,9 +225,7 @@ def symmetry() -> Report:
         ),
         measurements=(Measurement("effective_width", 1.0, "units", "blocks.0.fc1"),),
         series=(
-            Series(
-                "blocks.0.fc1", tuple(range(51)), (1.0,) * 51, "units", "step", "effective width", "line", 2.0
-            ),
+            Series("blocks.0.fc1", tuple(range(51)), (1.0,) * 51, "units", "step", "effective width", "line", 2.0),
             Series(
                 "blocks.1.fc1",
                 tuple(range(51)),
@@ -413,9 +403,7 @@ def healthy() -> Report:
         context=("8 features", "data x.npy (1,024 samples)"),
         run=RunInfo(seed=0, device="cpu", total_s=0.3, versions=VERSIONS),
         settings={"feature_axis": 1},
-        answers=(
-            "yes: every feature has a standard deviation between 0.93 and 1.06 and a mean within 0.05 of zero",
-        ),
+        answers=("yes: every feature has a standard deviation between 0.93 and 1.06 and a mean within 0.05 of zero",),
         measurements=(Measurement("std", 1.0, "1", "x"), Measurement("condition", math.inf, "ratio", "x")),
         series=(
             Series(

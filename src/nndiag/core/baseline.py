@@ -74,7 +74,7 @@ def apply_baseline(report: Report, known: Baseline) -> Report:
 
 
 def baseline_text(reports: Sequence[Report]) -> str:
-    """Return the findings of these reports as the baseline of later runs: sorted, a line-wise diffable JSON."""
+    """Return the findings of these reports as the baseline of later runs: sorted JSON that diffs by line."""
     entries = [
         {
             "fingerprint": item.fingerprint,

@@ -41,8 +41,8 @@ class Accepted:
 def with_comments(report: Report, policy: Policy | None = None) -> Report:
     """Return the report with the findings suppressed that the source itself accepts.
 
-    A comment that accepts nothing, though its rule was judged, becomes a note (NND903): it would hide the next
-    finding on its line unseen.
+    A comment that accepts nothing, though its rule was judged, becomes a note (NND903): it would
+    hide the next finding on its line unseen.
     """
     comments = [entry for file in _files(report) for entry in comments_in(file)]
     if not comments:

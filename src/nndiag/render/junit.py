@@ -22,8 +22,8 @@ UNSAFE = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 def render(reports: Sequence[Report]) -> str:
     """Return a JUnit document.
 
-    A rule with a finding at or above `fail_on` fails; one whose findings stay below it passes with the findings in
-    its output; a skipped rule is skipped; a check that could not run is an error.
+    A rule with a finding at or above `fail_on` fails; one whose findings stay below it passes and holds them
+    as its output; a skipped rule is skipped; a check that could not run is an error.
     """
     root = ET.Element("testsuites", name="nndiag")
     for report in reports:
@@ -104,11 +104,11 @@ def _words(item: Finding) -> str:
 
 
 def safe(value: object) -> str:
-    """Return text that XML 1.0 can hold; what it cannot is spelled out.
+    r"""Return text that XML 1.0 can hold; what it cannot is spelled out.
 
     Example:
         >>> safe("a" + chr(27) + "b")
-        'a\\\\x1bb'
+        'a\\x1bb'
     """
     return UNSAFE.sub(
         lambda match: match.group().encode("unicode_escape", "backslashreplace").decode(), str(value)

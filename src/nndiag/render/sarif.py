@@ -28,12 +28,10 @@ def render(reports: Sequence[Report]) -> str:
 
 
 def _run(reports: Sequence[Report]) -> dict[str, Any]:
-    from nndiag import __version__  # noqa: PLC0415 - the package imports this module
+    from nndiag import __version__
 
     used = sorted({item.rule.code for report in reports for item in report.findings}, key=list(RULES).index)
-    results = [
-        _result(report, item, used.index(item.rule.code)) for report in reports for item in report.findings
-    ]
+    results = [_result(report, item, used.index(item.rule.code)) for report in reports for item in report.findings]
     return {
         "tool": {
             "driver": {
@@ -55,12 +53,10 @@ def _rule(rule: Rule) -> dict[str, Any]:
         "id": rule.code,
         "name": "".join(part.capitalize() for part in rule.name.split("-")),
         "shortDescription": {"text": sentence},
-        "fullDescription": {
-            "text": f"{sentence} Asked by nndiag {rule.check}; rests on {rule.basis} evidence."
-        },
+        "fullDescription": {"text": f"{sentence} Asked by nndiag {rule.check}; rests on {rule.basis} evidence."},
         "help": {
             "text": f"{sentence} 'nndiag rule {rule.code}' explains it.",
-            "markdown": f"{sentence} `nndiag rule {rule.code}` explains what it is, why it hurts and how to fix it.",
+            "markdown": f"{sentence} `nndiag rule {rule.code}` says why it hurts and how to fix it.",
         },
         "defaultConfiguration": {"level": LEVELS[rule.severity]},
         "properties": {
@@ -111,9 +107,7 @@ def _result(report: Report, item: Finding, index: int) -> dict[str, Any]:
         },
     }
     if item.suppressed:
-        result["suppressions"] = [
-            {"kind": "external", "status": "accepted", "justification": item.suppressed}
-        ]
+        result["suppressions"] = [{"kind": "external", "status": "accepted", "justification": item.suppressed}]
     return result
 
 
@@ -123,9 +117,7 @@ def _logical(item: Finding) -> dict[str, Any]:
         return {}
     name = item.where.module
     return {
-        "logicalLocations": [
-            {"name": name.rsplit(".", 1)[-1] or name, "fullyQualifiedName": name, "kind": "member"}
-        ]
+        "logicalLocations": [{"name": name.rsplit(".", 1)[-1] or name, "fullyQualifiedName": name, "kind": "member"}]
     }
 
 
