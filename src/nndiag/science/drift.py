@@ -124,8 +124,8 @@ def holm(p: Array) -> Array:
 def two_sample(train: Array, serve: Array) -> Drift:
     """Compare every feature of two independent samples by PSI and Kolmogorov-Smirnov.
 
-    Values are first rounded to 1e-5 of the training spread: equal data that went through float32 differ in the last
-    bit, and KS on ties would take that for drift.
+    Values within 1e-5 of the training spread of a training value count as that value: equal data that went through
+    float32 differ in the last bit, and KS on ties would take that for drift.
 
     Args:
         train: (n, features), finite.
@@ -136,11 +136,18 @@ def two_sample(train: Array, serve: Array) -> Drift:
     for j in range(features):
         x, y = np.asarray(train[:, j], dtype=np.float64), np.asarray(serve[:, j], dtype=np.float64)
         grain = RESOLUTION * max(float(x.std()), float(np.abs(x).max(initial=0.0)) * 1e-2, 1e-300)
-        x, y = np.round(x / grain), np.round(y / grain)
+        x, y = _snapped(x, x, grain), _snapped(y, x, grain)
         out[0, j], out[2, j] = psi(x, y)
         out[1, j], out[3, j] = _kolmogorov(x, y)
     joint = np.minimum(1.0, 2 * np.minimum(out[2], out[3]))
     return Drift(out[0], out[1], out[2], out[3], holm(joint))
+
+
+def _snapped(values: Array, onto: Array, grain: float) -> Array:
+    """Move each value to the next one of `onto` above it less `grain`, when that is within 2 `grain`."""
+    ladder = np.sort(onto)
+    step = ladder[np.minimum(np.searchsorted(ladder, values - grain), len(ladder) - 1)]
+    return np.where(np.abs(step - values) <= grain, step, values)
 
 
 def _kolmogorov(x: Array, y: Array) -> tuple[float, float]:
