@@ -19,12 +19,15 @@ from nndiag.cli.commands import (
     embedding_cost,
     entropy_floor,
     env,
+    everything,
+    init,
     init_symmetry,
     multigpu_lr,
     normalization,
     rules,
+    stored,
 )
-from nndiag.cli.execute import explain
+from nndiag.cli.failures import explain
 from nndiag.cli.options import expanded
 from nndiag.cli.streams import say_error
 from nndiag.core.errors import UsageError
@@ -72,7 +75,10 @@ CHECKS = (
 )
 for _name, _command in CHECKS:
     app.command(_name, rich_help_panel="Checks")(expanded(_command))
+app.command("all", rich_help_panel="Checks")(expanded(everything.everything))
 app.command("demo", rich_help_panel=MORE)(expanded(demo.demo))
+app.command("init", rich_help_panel=MORE)(init.init)
+app.command("report", rich_help_panel=MORE)(expanded(stored.report))
 app.command("rules", rich_help_panel=MORE)(rules.rules)
 app.command("rule", rich_help_panel=MORE)(rules.rule)
 app.command("env", rich_help_panel=MORE)(env.env)

@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from nndiag.cli.options import Shared, Trained
+from nndiag.cli.files import write_atomically
+from nndiag.cli.options import Shared
 from nndiag.cli.progress import Progress
-from nndiag.cli.streams import is_first_rank, reserved_stdout, say, say_error, write_all
-from nndiag.core.errors import NndiagError, UsageError, did_you_mean
+from nndiag.cli.streams import is_first_rank, reserved_stdout, say, write_all
+from nndiag.core.errors import UsageError, did_you_mean
 from nndiag.core.findings import Severity
 from nndiag.core.report import Policy, Report, worst_exit
 from nndiag.core.rules import RULES, Selection, known_prefix
 from nndiag.core.subject import Run, Subject
 from nndiag.render import FORMATS, Look, render
+
+_collected: ContextVar[list[Report] | None] = ContextVar("collected", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[Report]]:
+    """Let commands hand over their reports instead of printing them and exiting."""
+    reports: list[Report] = []
+    token = _collected.set(reports)
+    try:
+        yield reports
+    finally:
+        _collected.reset(token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +103,15 @@ def examine(
         check = make(command, **settings)
         subject = build(request.run(uses_torch=uses_torch))
         report = diagnose(check, subject, request.policy, on_step=progress)
-    return with_comments(report)
+    return with_comments(report, request.policy)
 
 
 def finish(request: Request, work: Callable[[], Sequence[Report]]) -> None:
     """Do the work with stdout reserved, write what came out, and exit."""
+    collected = _collected.get()
+    if collected is not None:  # `nndiag all` writes for everybody
+        collected.extend(work())
+        return
     with reserved_stdout() as real:
         reports = [_with_versions(report) for report in work()]
         if not is_first_rank():
@@ -133,63 +150,6 @@ def _with_versions(report: Report) -> Report:
     return replace(report, run=replace(report.run, versions={**found, **report.run.versions}))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a file completely or not at all; the old one survives a failure."""
-    import tempfile
-
-    folder = path.parent
-    if path.is_dir():
-        raise UsageError(f"'{path}' is a directory", hint="-o takes FORMAT:FILE, such as json:report.json")
-    if not folder.is_dir():
-        raise UsageError(f"no folder '{folder}' to write {path.name} into", hint=f"mkdir -p {folder}")
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=f".{path.name}.")
-    except OSError as failed:
-        raise UsageError(f"cannot write '{path}': {failed.strerror}", hint="choose a writable folder") from failed
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException as failed:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        if isinstance(failed, OSError):
-            raise UsageError(f"cannot write '{path}': {failed.strerror}", hint="the old file is unchanged") from failed
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def explain(error: BaseException, *, debug: bool) -> int:
-    """Print an error as two lines and return the exit code it stands for."""
-    if debug:
-        traceback.print_exception(error)
-    if isinstance(error, NndiagError):
-        say_error(error.message, error.hint)
-        return error.exit_code
-    place = _last_foreign_line(error)
-    name = type(error).__name__
-    say_error(
-        f"{name}: {error}{f' ({place})' if place else ''}",
-        "" if debug else "--debug shows the full traceback",
-    )
-    return NndiagError.exit_code
-
-
-def _last_foreign_line(error: BaseException) -> str:
-    """Return file:line of the innermost frame that is the user's, else of the innermost one."""
-    frames = traceback.extract_tb(error.__traceback__)
-    here = str(Path(__file__).resolve().parent.parent)
-    users = [f for f in frames if not f.filename.startswith((here, sys.prefix, sys.base_prefix, "<"))]
-    chosen = users[-1] if users else (frames[-1] if frames else None)
-    return f"{os.path.relpath(chosen.filename)}:{chosen.lineno}" if chosen else ""
-
-
 def _codes(items: Sequence[str]) -> list[str]:
     return [known_prefix(part) for item in items for part in item.split(",") if part.strip()]
 
@@ -219,6 +179,3 @@ def _choice(word: str, known: Sequence[str], option: str) -> str:
         hint = did_you_mean(word.lower(), known, otherwise=f"one of {', '.join(known)}")
         raise UsageError(f"{option} does not know '{word}'", hint=hint)
     return word.lower()
-
-
-__all__ = ["Request", "Shared", "Trained", "examine", "execute", "explain", "finish", "write_atomically"]

@@ -229,6 +229,8 @@ def _verdict(report: Report, say: _Writer) -> Text:
     mark = f"{MARKS[word]} " if word == "ok" else ""
     budget = " · stopped by the time budget" if report.status == "truncated" else ""
     return Text(
-        say(f"{mark}{counts(report)} · fail-on {fail_on} · exit {report.exit_code}{budget}"),
+        say(
+            f"{mark}{'nothing judged' if report.empty and not report.findings else counts(report)} · fail-on {fail_on} · exit {report.exit_code}{budget}"
+        ),
         style=STYLES[word],
     )
