@@ -227,10 +227,6 @@ def _verdict(report: Report, say: _Writer) -> Text:
     nothing = "skipped" if report.empty else "ok"
     word = nothing if worst is None else Severity(worst).word
     mark = f"{MARKS[word]} " if word == "ok" else ""
+    said = "nothing judged" if report.empty and not report.findings else counts(report)
     budget = " · stopped by the time budget" if report.status == "truncated" else ""
-    return Text(
-        say(
-            f"{mark}{'nothing judged' if report.empty and not report.findings else counts(report)} · fail-on {fail_on} · exit {report.exit_code}{budget}"
-        ),
-        style=STYLES[word],
-    )
+    return Text(say(f"{mark}{said} · fail-on {fail_on} · exit {report.exit_code}{budget}"), style=STYLES[word])
