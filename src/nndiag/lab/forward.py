@@ -43,7 +43,11 @@ def call(model: nn.Module, inputs: Any) -> Any:
     Raises:
         NndiagError: When the forward raises; with the user's file and line.
     """
-    inputs = fitted(model, inputs)
+    return invoke(model, fitted(model, inputs))
+
+
+def invoke(model: nn.Module, inputs: Any) -> Any:
+    """Run the model on inputs that are already fitted; see `call`."""
     try:
         if isinstance(inputs, Mapping):
             known = accepted(model, inputs)
