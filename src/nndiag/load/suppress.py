@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nndiag.core.findings import Evidence, Severity, Where
-from nndiag.core.report import Policy
+from nndiag.core.report import Policy, Suppression
 from nndiag.core.rules import CHECKS, found
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def with_comments(report: Report, policy: Policy | None = None) -> Report:
     A comment that accepts nothing, though its rule was judged, becomes a note (NND903): it would
     hide the next finding on its line unseen.
     """
+    policy = policy or Policy(fail_on=report.fail_on)
     comments = [entry for file in _files(report) for entry in comments_in(file)]
-    if not comments:
+    if not comments and not policy.suppressions:
         return report
     used: set[Accepted] = set()
     findings: list[Finding] = []
@@ -57,8 +58,13 @@ def with_comments(report: Report, policy: Policy | None = None) -> Report:
                 findings.append(replace(item, suppressed=entry.reason or "accepted in the source"))
                 continue
         findings.append(item)
-    idle = [entry for entry in comments if entry not in used and _was_judged(entry, report)]
-    extra = (policy or Policy(fail_on=report.fail_on)).apply([_unused(entry) for entry in idle])
+    idle = [entry for entry in comments if entry not in used and _was_judged(entry.code, report)]
+    forgotten = [
+        entry
+        for entry in policy.suppressions
+        if _was_judged(entry.code, report) and not any(entry.covers(item) for item in report.findings)
+    ]
+    extra = policy.apply([_unused(entry) for entry in [*idle, *forgotten]])
     ordered = sorted([*findings, *extra], key=lambda item: -item.severity)
     return replace(report, findings=tuple(ordered))
 
@@ -107,21 +113,24 @@ def _files(report: Report) -> list[str]:
     return files
 
 
-def _was_judged(entry: Accepted, report: Report) -> bool:
-    """Whether this report could have used the comment: silence about a skipped rule proves nothing."""
-    own = CHECKS.get(entry.code[:3]) == report.command
+def _was_judged(accepted: str, report: Report) -> bool:
+    """Whether this report could have used the entry: silence about a skipped rule proves nothing."""
+    own = CHECKS.get(accepted[:3]) == report.command
     skipped = {skip.code for skip in report.skipped}
-    judged = any(code.startswith(entry.code) for code in report.checked)
-    return own and judged and not any(code.startswith(entry.code) for code in skipped)
+    judged = any(code.startswith(accepted) for code in report.checked)
+    return own and judged and not any(code.startswith(accepted) for code in skipped)
 
 
-def _unused(entry: Accepted) -> Finding:
+def _unused(entry: Accepted | Suppression) -> Finding:
+    comment = isinstance(entry, Accepted)
+    place = Where(file=entry.file, line=entry.line) if isinstance(entry, Accepted) else Where(module=entry.where)
+    said = "the comment accepts" if comment else "[[ignore]] accepts"
     return found(
         "NND903",
-        f"the comment accepts {entry.code}, which is not found on its line",
-        where=Where(file=entry.file, line=entry.line),
+        f"{said} {entry.code}, which is not found {'on its line' if comment else 'there'}",
+        where=place,
         evidence=Evidence(value=0, unit="findings"),
         means="a suppression that suppresses nothing hides the next finding there",
-        fix="delete the comment",
+        fix=f"delete the {'comment' if comment else 'entry'}",
         severity=Severity.NOTE,
     )
