@@ -154,7 +154,7 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
     channels = train.shape[1]
     before, after = summarise(train), summarise(serve)
     published = images and channels in (1, 3)
-    exact = _by_lattice(train, serve) if published else None
+    exact: Change | None = _by_lattice(train, serve) if published else None
     unchanged = Change("", np.ones(channels), np.zeros(channels), tuple(range(channels)), "identity")
     if exact is None and _fits(unchanged, before, after):
         exact = unchanged
@@ -171,7 +171,7 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
     fitting = [one for one in candidates if _fits(one, before, after, (0.1, 0.1))]
     if not fitting:
         return _estimated(before, after)
-    best = min(fitting, key=lambda one: _distance(one, before, after))
+    best: Change = min(fitting, key=lambda one: _distance(one, before, after))
     return replace(best, name=in_context(best.name, before), exact=False)
 
 
