@@ -1,0 +1,326 @@
+"""A private copy of the user's model on which short trainings are run, each from the same start."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from nndiag.core.errors import NndiagError
+from nndiag.core.subject import Batch
+from nndiag.lab.borrow import seeded
+from nndiag.lab.forward import call, mapped, tensors_in, unwrapped
+from nndiag.lab.objective import resolve_objective
+from nndiag.lab.optimizers import make_optimizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from nndiag.core.subject import ModelSource, Training
+    from nndiag.lab.objective import Objective
+
+FLOAT64_LIMIT = 60_000_000  # parameters: above, the copy keeps its own precision to bound memory
+DEFAULT_LR = 1e-3
+
+
+@dataclass(slots=True)
+class Trial:
+    """What one short training did to the parameters."""
+
+    losses: list[float] = field(default_factory=list)
+    before: dict[str, Tensor] = field(default_factory=dict)
+    after: dict[str, Tensor] = field(default_factory=dict)
+    pull: dict[str, Tensor] = field(default_factory=dict)  # sum of |gradient|
+    drift: dict[str, Tensor] = field(default_factory=dict)  # sum of gradients
+    arrival: dict[str, list[float]] = field(default_factory=dict)  # rms gradient per step; NaN: not in the graph
+    finite: bool = True
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps made."""
+        return len(self.losses)
+
+    def level(self, step: int) -> float:
+        """The largest rms gradient of any parameter at a step: what "no gradient" is compared with."""
+        return max((seen[step] for seen in self.arrival.values() if not math.isnan(seen[step])), default=0.0)
+
+    def strongest(self, name: str) -> float:
+        """The largest share of the level that ever arrived at a parameter; NaN when the graph never held it."""
+        shares = [
+            value / self.level(step) if self.level(step) > 0 else 0.0
+            for step, value in enumerate(self.arrival[name])
+            if not math.isnan(value)
+        ]
+        return max(shares, default=math.nan)
+
+    def first_arrival(self, name: str) -> int | None:
+        """The step at which a parameter first got any gradient."""
+        return next((step for step, value in enumerate(self.arrival[name]) if value > 0), None)
+
+    def moved(self, name: str) -> Tensor:
+        """The displacement of a parameter; minus the summed gradient where the optimizer did not move it."""
+        step = self.after[name] - self.before[name]
+        return step if bool(step.any()) else -self.drift[name]
+
+
+@dataclass(slots=True)
+class Bench:
+    """A model, its batches and losses. `run` starts from the same weights every time."""
+
+    model: nn.Module
+    batches: Sequence[Batch]
+    objective: Objective | None  # the user's; None without targets
+    reason: str  # why there is none
+    training: Training
+    seed: int
+    dtype: torch.dtype
+    start: dict[str, Tensor]
+    frozen_norms: frozenset[str]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Trainable parameters by name, shared ones once."""
+        return {name: item for name, item in self.model.named_parameters() if item.requires_grad}
+
+    def restore(self) -> None:
+        """Put weights and buffers back to the start."""
+        with torch.no_grad():
+            for name, item in _state(self.model).items():
+                item.copy_(self.start[name])
+        for item in self.model.parameters():
+            item.grad = None
+
+    def run(  # noqa: PLR0913 - an experiment has these knobs, all by name
+        self,
+        steps: int,
+        loss: Callable[[Any, Any], Tensor] | None = None,
+        *,
+        dropout: bool = False,
+        alter: Callable[[nn.Module], None] | None = None,
+        until: Callable[[Trial], bool] | None = None,
+        on_step: Callable[[int, dict[str, nn.Parameter]], None] | None = None,
+        batches: Sequence[Batch] | None = None,
+    ) -> Trial:
+        """Train for a few steps and return what happened; the weights are put back at the next run.
+
+        Args:
+            steps: At most so many.
+            loss: Of output and targets; the user's by default, random targets where he gave none.
+            dropout: Leave training noise on; otherwise only normalisers are in training mode.
+            alter: Changes the weights before the first step.
+            until: Ends the run early, asked after every step.
+            on_step: Sees the parameters before step 0 and after every step.
+            batches: Instead of the bench's own.
+        """
+        loss = loss or self.objective or RandomTargets(self.seed)
+        feed = batches or self.batches
+        with self._set_up(dropout=dropout), seeded(self.seed):
+            self.restore()
+            if alter is not None:
+                with torch.no_grad():
+                    alter(self.model)
+            trial = Trial(before={name: item.detach().clone() for name, item in self.parameters.items()})
+            trial.arrival = {name: [] for name in trial.before}
+            optimizer = self._optimizer()
+            if on_step is not None:
+                on_step(0, self.parameters)
+            for step in range(steps):
+                self._step(trial, optimizer, loss, feed[step % len(feed)])
+                if on_step is not None:
+                    on_step(step + 1, self.parameters)
+                if not trial.finite or (until is not None and until(trial)):
+                    break
+            trial.after = {name: item.detach().clone() for name, item in self.parameters.items()}
+            self.restore()
+        return trial
+
+    def _step(self, trial: Trial, optimizer: Any, loss: Callable[[Any, Any], Tensor], batch: Batch) -> None:
+        for item in self.model.parameters():
+            item.grad = None
+        value = loss(call(self.model, batch.inputs), batch.targets)
+        if value.requires_grad:
+            value.backward()  # type: ignore[no-untyped-call]
+        trial.losses.append(float(value.detach()))
+        for name, item in self.parameters.items():
+            grad = item.grad
+            if grad is None:
+                trial.arrival[name].append(math.nan)
+                continue
+            grad = grad.to_dense() if grad.is_sparse else grad
+            trial.arrival[name].append(float(grad.abs().square().mean().sqrt()) if grad.numel() else 0.0)
+            if name in trial.pull:
+                trial.pull[name] += grad.abs()
+                trial.drift[name] += grad
+            else:
+                trial.pull[name], trial.drift[name] = grad.abs(), grad.clone()
+        numbers = [trial.losses[-1], *(seen[-1] for seen in trial.arrival.values() if not math.isnan(seen[-1]))]
+        trial.finite = all(math.isfinite(number) for number in numbers)
+        if trial.finite:
+            optimizer.step()
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        lr = self.training.lr
+        if self.training.optimizer is None and lr is None:
+            lr = DEFAULT_LR
+        return make_optimizer(self.training, self.model, lr)
+
+    @contextlib.contextmanager
+    def _set_up(self, *, dropout: bool) -> Iterator[None]:
+        """Modes and default dtype for one run."""
+        default = torch.get_default_dtype()
+        try:
+            if self.dtype.is_floating_point:
+                torch.set_default_dtype(self.dtype)  # forwards that make their own zeros
+            set_mode(self.model, self.frozen_norms, dropout=dropout)
+            with torch.enable_grad():
+                yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+class RandomTargets:
+    """Half the squared distance of every output to fixed random targets: tells any two outputs apart."""
+
+    def __init__(self, seed: int) -> None:
+        """Fix the targets by a seed."""
+        self._seed = seed
+        self._made: dict[tuple[int, tuple[int, ...]], Tensor] = {}
+
+    def __call__(self, output: Any, _targets: Any = None) -> Tensor:
+        """Return the loss over every differentiable tensor in the output."""
+        total: Tensor | None = None
+        for index, item in enumerate(live_outputs(output)):
+            key = (index, tuple(item.shape))
+            if key not in self._made:
+                source = torch.Generator().manual_seed(self._seed + 7919 * index)
+                self._made[key] = torch.randn(item.shape, generator=source, dtype=torch.float64)
+            part = (item - self._made[key].to(item.device, item.dtype)).abs().square().mean() / 2
+            total = part if total is None else total + part
+        return total if total is not None else torch.zeros(())
+
+
+def alike(output: Any, _targets: Any = None) -> Tensor:
+    """A loss that treats every output element alike, so that it tells no two outputs apart."""
+    total: Tensor | None = None
+    for item in live_outputs(output):
+        part = ((item - 1).abs().square()).mean() / 2
+        total = part if total is None else total + part
+    return total if total is not None else torch.zeros(())
+
+
+def live_outputs(output: Any) -> list[Tensor]:
+    """Return the tensors of an output that gradients flow from, the model's own loss left out where there is more."""
+    found = [
+        item for item in tensors_in(output) if item.requires_grad and (item.is_floating_point() or item.is_complex())
+    ]
+    wide = [item for item in found if item.dim() > 0]
+    return wide or found
+
+
+def set_mode(model: nn.Module, frozen: frozenset[str], *, dropout: bool) -> None:
+    """Dropout off means evaluation mode with normalisers in training mode, as far as the user left them so."""
+    model.train(dropout)
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm | _InstanceNorm):
+            module.training = name not in frozen
+        if isinstance(module, nn.RNNBase) and not dropout:
+            module.training = True  # cuDNN differentiates recurrent layers in training mode only
+            module.dropout = 0.0
+
+
+def build_bench(
+    source: ModelSource, batches: Sequence[Batch], training: Training, *, seed: int, device: str, exact: bool = True
+) -> Bench:
+    """Make the private copy, in float64 where the model runs in it.
+
+    Args:
+        source: Gives a fresh model.
+        batches: What it is trained on, over and over.
+        training: Loss and optimizer.
+        seed: Of everything random.
+        device: Where it runs.
+        exact: Try float64; otherwise the model's own precision.
+
+    Raises:
+        NndiagError: When the model cannot run on the batches at all.
+    """
+    if exact:
+        try:
+            return _bench(source, batches, training, seed, device, torch.float64)
+        except (NndiagError, RuntimeError, TypeError):
+            pass  # hard-coded float32 somewhere inside; its own precision serves
+    return _bench(source, batches, training, seed, device, None)
+
+
+def _bench(
+    source: ModelSource, batches: Sequence[Batch], training: Training, seed: int, device: str,
+    dtype: torch.dtype | None,
+) -> Bench:  # fmt: skip
+    model = unwrapped(source.make()).to(device)
+    if dtype is not None and sum(item.numel() for item in model.parameters()) > FLOAT64_LIMIT:
+        dtype = None
+    if dtype is not None:
+        model = model.to(dtype)
+    own = next((item.dtype for item in model.parameters() if item.is_floating_point()), torch.float32)
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+            module.sparse = False  # dense gradients: every optimizer takes them
+    any_training = any(module.training for module in model.modules())
+    frozen = frozenset(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm | _InstanceNorm) and any_training and not module.training
+    )
+    feed = [
+        Batch(mapped(item.inputs, lambda t: t.to(device)), mapped(item.targets, lambda t: t.to(device)))
+        for item in batches
+    ]
+    start = {name: item.detach().clone() for name, item in _state(model).items()}
+    bench = Bench(model, feed, None, "", training, seed, own, start, frozen)
+    with bench._set_up(dropout=False), seeded(seed):  # noqa: SLF001 - its own builder
+        frozen = _trainable_norms(bench, frozen)
+    bench.frozen_norms = frozen
+    with bench._set_up(dropout=False), seeded(seed):  # noqa: SLF001 - its own builder
+        try:
+            if feed[0].targets is None and training.loss == "auto":
+                bench.reason = "the data has no targets"
+            else:
+                bench.objective = resolve_objective(training, model, feed[0])
+        except NndiagError as error:
+            if training.loss != "auto":
+                raise
+            bench.reason = error.message
+    return bench
+
+
+def _trainable_norms(bench: Bench, frozen: frozenset[str]) -> frozenset[str]:
+    """Try batch statistics; where a batch is too small for them, every normaliser stays in evaluation mode."""
+    with torch.no_grad():
+        try:
+            call(bench.model, bench.batches[0].inputs)
+        except NndiagError as error:
+            if "more than 1" not in error.message and "more than 1" not in str(error.__cause__):
+                raise
+            every = frozenset(
+                name for name, item in bench.model.named_modules() if isinstance(item, _BatchNorm | _InstanceNorm)
+            )
+            set_mode(bench.model, every, dropout=False)
+            call(bench.model, bench.batches[0].inputs)
+            frozen = every
+        finally:
+            bench.restore()
+    return frozen
+
+
+def _state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, each tensor once."""
+    named = [*model.named_parameters(), *model.named_buffers()]
+    return {
+        name: item for name, item in named if not isinstance(item, nn.UninitializedParameter | nn.UninitializedBuffer)
+    }

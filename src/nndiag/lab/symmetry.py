@@ -1,0 +1,179 @@
+"""Which units are equal, and which are still equal after a few steps?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from nndiag.science.orbits import Orbits, identical, near, numbered, sign_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from nndiag.lab.bench import Trial
+    from nndiag.lab.units import UnitView
+
+QUIET = 1e-13  # share of the strongest gradient below which a unit has not been pulled at all
+NEAR_LIMIT = 30_000_000  # entries: larger layers are compared exactly only
+
+
+@dataclass(frozen=True, slots=True)
+class Twins:
+    """Groups of equal units in one layer."""
+
+    view: UnitView
+    groups: tuple[NDArray[np.int64], ...]
+
+    @property
+    def width(self) -> int:
+        """Distinct units when the members of a group count as one."""
+        return self.view.units - sum(group.size - 1 for group in self.groups)
+
+    @property
+    def size(self) -> int:
+        """Units that have a twin."""
+        return sum(group.size for group in self.groups)
+
+    def shown(self, limit: int = 3) -> str:
+        """Unit numbers for people: {0, 5}, {1, 2, 3, … 64 units}."""
+        parts = []
+        for group in self.groups[:limit]:
+            names = ", ".join(str(unit) for unit in group[:4])
+            parts.append("{" + names + (f", … {group.size} units" if group.size > 4 else "") + "}")
+        more = len(self.groups) - limit
+        return ", ".join(parts) + (f" and {more} more groups" if more > 0 else "")
+
+
+def twins_of(view: UnitView, tensors: Mapping[str, Tensor], tolerance: float) -> Twins | None:
+    """Return the groups of units with equal incoming rows and biases, or None.
+
+    Equal within the tolerance: units that have trained together differ in their last bits, because kernels treat the
+    tail of a matrix differently.
+    """
+    rows = view.rows(tensors, bias=True)
+    exact = rows.size > NEAR_LIMIT or tolerance == 0
+    found = identical(rows, view.class_array) if exact else near(rows, tolerance, classes=view.class_array)
+    groups = tuple(found.groups)
+    return Twins(view, groups) if groups else None
+
+
+def still_together(item: Twins, trial: Trial, tolerance: float) -> Twins | None:
+    """Return what is left of the groups after a trial: members that were pulled, and moved alike.
+
+    The difference of two displacements is compared with the displacement, so that neither a small learning rate nor a
+    small gradient looks like a lock. Units that no gradient has pulled are left out: nothing was learned about them.
+    """
+    pulled = pulled_units(item.view, trial)
+    moves = displacement(item.view, trial)
+    floor = rounding_floor(item.view, trial)
+    rest: list[NDArray[np.int64]] = []
+    for group in item.groups:
+        members = group[pulled[group]]
+        if members.size < 2:
+            continue
+        scale = float(np.linalg.norm(moves[members], axis=1).max())
+        if scale == 0.0 or not np.isfinite(scale):
+            continue
+        part = near(moves[members], tolerance, scale=scale + floor / max(tolerance, 1e-300))
+        rest.extend(members[inner] for inner in part.groups)
+    return Twins(item.view, tuple(rest)) if rest else None
+
+
+def gap(item: Twins, before: Mapping[str, Tensor], now: Mapping[str, Tensor]) -> float:
+    """Return the largest distance inside a group, over the largest displacement; 0 while nothing has moved."""
+    start, rows = item.view.rows(before), item.view.rows(now)
+    moves = rows - start
+    worst = 0.0
+    for group in item.groups:
+        scale = float(np.linalg.norm(moves[group], axis=1).max())
+        if scale > 0:
+            worst = max(worst, float(np.linalg.norm(moves[group] - moves[group[0]], axis=1).max()) / scale)
+    return worst
+
+
+def displacement(view: UnitView, trial: Trial) -> NDArray[np.float64]:
+    """Return how far each unit's row went; what no step moved went along minus its gradient."""
+    rows = view.rows(trial.after) - view.rows(trial.before)
+    if rows.any() or any(name not in trial.drift for name in view.weights):
+        return rows
+    return -view.rows(trial.drift)
+
+
+def pulled_units(view: UnitView, trial: Trial) -> NDArray[np.bool_]:
+    """Return which units' incoming weights got any gradient."""
+    if any(name not in trial.pull for name in view.weights):
+        return np.zeros(view.units, dtype=bool)
+    level = sum(trial.level(step) for step in range(trial.steps))
+    return np.asarray(np.abs(view.rows(trial.pull)).max(axis=1) > QUIET * level)
+
+
+def rounding_floor(view: UnitView, trial: Trial) -> float:
+    """Return the distance that rounding of the stored weights alone makes."""
+    first = trial.before[view.weights[0]]
+    if not first.is_floating_point():
+        return 0.0
+    rows = view.rows(trial.before)
+    return float(torch.finfo(first.dtype).eps * np.linalg.norm(rows, axis=1).max(initial=0.0))
+
+
+def meet(item: Twins, other: Twins | None) -> Twins | None:
+    """Return the groups that are together in both."""
+    if other is None:
+        return None
+    labels = np.arange(item.view.units)
+    for group in other.groups:
+        labels[group] = group[0]
+    rest = []
+    for group in item.groups:
+        inner = Orbits(numbered(labels[group]))
+        rest.extend(group[part] for part in inner.groups)
+    return Twins(item.view, tuple(rest)) if rest else None
+
+
+@dataclass(frozen=True, slots=True)
+class Mirror:
+    """Pairs of units in one layer that are each other's negative."""
+
+    view: UnitView
+    pairs: tuple[tuple[int, int], ...]
+
+
+def mirrors_of(view: UnitView, tensors: Mapping[str, Tensor]) -> Mirror | None:
+    """Return the pairs with opposite incoming rows and biases, or None."""
+    rows = view.rows(tensors, bias=True)
+    if rows.size > NEAR_LIMIT:
+        return None
+    pairs = sign_pairs(rows)
+    if view.classes is not None:
+        pairs = [pair for pair in pairs if view.classes[pair[0]] == view.classes[pair[1]]]
+    return Mirror(view, tuple(pairs)) if pairs else None
+
+
+def still_mirrored(item: Mirror, trial: Trial, tolerance: float) -> Mirror | None:
+    """Return the pairs that moved exactly against each other."""
+    pulled = pulled_units(item.view, trial)
+    moves = displacement(item.view, trial)
+    floor = rounding_floor(item.view, trial)
+    locked = []
+    for left, right in item.pairs:
+        scale = float(np.linalg.norm(moves[left]))
+        apart = float(np.linalg.norm(moves[left] + moves[right]))
+        if pulled[left] and pulled[right] and scale > 0 and apart <= tolerance * scale + floor:
+            locked.append((left, right))
+    return Mirror(item.view, tuple(locked)) if locked else None
+
+
+def same_place(items: Sequence[Twins]) -> list[list[Twins]]:
+    """Gather layers that share parent and groups: query, key and value of one cloned head, gate and up projection."""
+    gathered: dict[tuple[object, ...], list[Twins]] = {}
+    for item in items:
+        parent = item.view.module if item.view.part else item.view.module.rpartition(".")[0]
+        key = (parent, tuple(tuple(group.tolist()) for group in item.groups), item.view.units)
+        gathered.setdefault(key if parent else (id(item),), []).append(item)
+    return list(gathered.values())
