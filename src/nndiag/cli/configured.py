@@ -30,6 +30,10 @@ FURTHER_KEYS = {
         "split-batches",
         "max-grad-norm",
         "schedule",
+        "gradient-reduction",
+        "accumulation-reduction",
+        "intervals",
+        "base-intervals",
     ),
 }
 TABLE_KEYS = ("model-args", "optimizer-args")  # tables whose items become repeated K=V options

@@ -32,6 +32,7 @@ class Schedule:
     cycle_steps: float | None = None
     step_unit: str | None = None  # what one count was meant to be; None: derived, or unknown
     stepped_per: str = "optimizer"  # how often step() really runs
+    warmup_ratio: float | None = None  # warm-up as a share of all updates
     managed: bool = False  # the framework counts the steps itself (Hugging Face's Trainer)
     periodic: bool = True  # cosine goes up again past its end, as torch's and transformers' do; DeepSpeed's stays
     factory: Callable[..., Any] | None = field(default=None, compare=False)  # takes an optimizer, returns a scheduler

@@ -1,0 +1,86 @@
+"""After going from one device to N: which of batch, gradient, rate, warm-up, schedule, statistics, order changed?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from nndiag.checks.multigpu_lr import constants, order, overview, rate, schedule
+from nndiag.checks.multigpu_lr.plan import Plan
+from nndiag.core.errors import NothingApplicableError
+from nndiag.core.findings import Answer, Finding, Skip
+from nndiag.core.recipe import Recipe
+
+if TYPE_CHECKING:
+    from nndiag.core.findings import Observation
+    from nndiag.core.subject import Subject
+
+WARMUP_WARNS, WARMUP_NOTES = 6.0, 3.0  # a rate raised this much without warm-up
+MIN_REPLICA_BATCH = 16  # samples per device below which batch norm loses accuracy (Wu & He 2018, 1803.08494, figure 5)
+
+
+@dataclass(frozen=True, slots=True)
+class MultigpuLr:
+    """Arithmetic of the recipe first; gradients, noise scale and training where a model is given."""
+
+    name: ClassVar[str] = "multigpu-lr"
+
+    ranks: int | None = None  # real process group of so many; None: emulated
+
+    def examine(self, subject: Subject) -> Iterator[Observation]:
+        """Judge the arithmetic, then whatever the model and the data allow."""
+        recipe = subject.inputs.get("recipe")
+        if recipe is None and subject.model is None:
+            raise NothingApplicableError(
+                "there is no recipe to judge",
+                hint="give --gpus 8 --per-device-batch 32 --lr 3e-4 --base-lr 3e-4, a trainer's file, or --model --data",
+            )
+        plan = Plan(recipe or Recipe())
+        module = subject.model.make() if subject.model is not None else None
+        yield from overview.facts(plan)
+        seen: list[Finding] = []
+        for item in self._arithmetic(plan, module):
+            if isinstance(item, Finding):
+                seen.append(item)
+            yield item
+        noise: float | None = None
+        if subject.model is None:
+            for code in ("MGL101", "MGL102", "MGL103", "MGL201", "MGL010"):
+                yield Skip(code, "needs --model and --data")
+        else:
+            from nndiag.checks.multigpu_lr.measured import examine_model  # torch only where a model is
+
+            for item in examine_model(self, subject, plan):
+                if isinstance(item, Finding):
+                    seen.append(item)
+                if getattr(item, "name", "") == "noise_scale":
+                    noise = _finite(item)
+                yield item
+        yield from self._pictures(plan, seen, noise)
+
+    def _arithmetic(self, plan: Plan, module: Any) -> Iterator[Observation]:
+        yield from rate.judge_rate(plan)
+        yield from rate.judge_warmup(plan, warn=WARMUP_WARNS, note=WARMUP_NOTES)
+        yield from schedule.judge_schedule(plan)
+        yield from rate.judge_square_root(plan)
+        yield from constants.judge_constants(plan)
+        yield from order.judge_shards(plan)
+        yield from order.judge_sampler(plan)
+        yield from order.judge_batchnorm(plan, module, smallest=MIN_REPLICA_BATCH)
+
+    def _pictures(self, plan: Plan, seen: list[Finding], noise: float | None) -> Iterator[Observation]:
+        from nndiag.science.scaling import gain
+
+        known = noise is not None and plan.k and plan.recipe.base_batch
+        yield from overview.before_after(plan, seen)
+        yield from rate.rates_table(plan, gain(plan.k, noise, plan.recipe.base_batch) if known else None)
+        yield from constants.constants_table(plan)
+        yield from overview.rate_against_batch(plan, noise)
+        told: Answer = overview.answer(plan, seen)
+        yield told
+
+
+def _finite(item: Any) -> float | None:
+    value = float(item.value)
+    return value if value < float("inf") else None
