@@ -60,7 +60,10 @@ def number(value: object) -> str:
 
 
 def quantity(value: object, unit: str) -> str:
-    """Return a number with its unit; bare ratios become 6.9x and units that say nothing stay away."""
+    """Return a number with its unit: ratios as 6.9x, bytes as 7.17 GB; units that say nothing stay away."""
+    if unit in ("B", "bytes") and isinstance(value, (int, float)) and math.isfinite(value) and value >= 1000:
+        power = min(int(math.log10(value) // 3), 4)
+        return f"{value / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
     text = number(value)
     if unit in ("", "1"):
         return text
@@ -77,7 +80,7 @@ def place(where: Where) -> str:
         module = f"{module} ({short_class(where.cls)})" if module else short_class(where.cls)
     if where.next:
         module += f' → "{clean(where.next)}"'
-    return "  ".join(part for part in (source, module) if part)
+    return " · ".join(part for part in (source, module) if part)
 
 
 def short_class(name: str) -> str:
@@ -98,11 +101,18 @@ def proof(finding: Finding) -> str:
         level = "" if "interval" in evidence.detail else "95 % "
         parts.append(f"{level}interval {low} to {high}")
     if evidence.threshold is not None:
-        parts.append(f"threshold {number(evidence.threshold)}")
+        parts.append(f"threshold {limit(finding)}")
     parts += [f"{number(count)} {clean(what)}" for what, count in evidence.n.items()]
     if evidence.seed is not None:
         parts.append(f"seed {evidence.seed}")
     return " · ".join(parts)
+
+
+def limit(finding: Finding) -> str:
+    """Return the threshold, with a unit where it would not be read otherwise."""
+    evidence = finding.evidence
+    unit = evidence.unit if evidence.unit in ("B", "bytes") else ""
+    return quantity(evidence.threshold, unit)
 
 
 def codes(names: Iterable[str]) -> str:
@@ -177,3 +187,22 @@ def relative(path: str) -> str:
         return ""
     pure = PureWindowsPath(path) if "\\" in path and os.sep == "\\" else PurePosixPath(path)
     return "" if pure.is_absolute() or ".." in pure.parts else pure.as_posix()
+
+
+def short(text: str, most: int = 48) -> str:
+    """Return text that fits, its middle left out: both ends of a module's name tell it apart.
+
+    Example:
+        >>> short("encoder.layers.11.dropout", 13)
+        'encode…ropout'
+    """
+    text = clean(text)
+    if len(text) <= most:
+        return text
+    keep = most - 1
+    return f"{text[: keep - keep // 2]}…{text[len(text) - keep // 2 :]}"
+
+
+def lines(text: str) -> str:
+    """Return `clean` text that keeps its line breaks."""
+    return "\n".join(clean(line) for line in text.splitlines())
