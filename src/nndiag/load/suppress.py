@@ -64,7 +64,8 @@ def with_comments(report: Report, policy: Policy | None = None) -> Report:
         for entry in policy.suppressions
         if _was_judged(entry.code, report) and not any(entry.covers(item) for item in report.findings)
     ]
-    extra = policy.apply([_unused(entry) for entry in [*idle, *forgotten]])
+    unused: list[Accepted | Suppression] = [*idle, *forgotten]
+    extra = policy.apply([_unused(entry) for entry in unused])
     ordered = sorted([*findings, *extra], key=lambda item: -item.severity)
     return replace(report, findings=tuple(ordered))
 

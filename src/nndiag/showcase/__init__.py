@@ -1,0 +1,1 @@
+"""Small models with planted faults, for `nndiag demo`: real training code, sick on purpose."""
