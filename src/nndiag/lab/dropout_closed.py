@@ -1,0 +1,190 @@
+"""Closed form at the map behind a dropout: spread, participation and skew of the sums, from one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nndiag.lab.dropout_ops import CHANNEL, ELEMENT, LOCKED
+from nndiag.science import activation_moments as am
+from nndiag.science.rescale import PowerSums, grouped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from nndiag.lab.dropout_graph import Step
+
+BUDGET = 60_000  # pre-activations looked at
+_CONVS: dict[str, Callable[..., Tensor]] = {
+    "conv1d": functional.conv1d,
+    "conv2d": functional.conv2d,
+    "conv3d": functional.conv3d,
+}
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Pre-activations of some samples and what dropout does to them."""
+
+    mean: Tensor  # eval pre-activations, (samples, …, units) or (samples, channels, …)
+    power: PowerSums  # of the contributions to each, same shape
+    signal: Tensor  # variance of each unit over the whole batch and positions, (units,)
+    noise: Tensor  # Σ c² averaged likewise, (units,)
+    inputs: int  # contributions per unit
+
+
+def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:
+    """Work out the contributions to every unit of the affine map that reads a dropout.
+
+    Args:
+        step: The affine step.
+        x: What the dropout hands it in eval.
+        args: Arguments of the step.
+        kwargs: Likewise.
+        unit: What one mask element drops together.
+        channels: Channels of the dropped tensor, for channel dropout.
+
+    Returns:
+        The sums, or in words why there is no closed form.
+    """
+    if unit not in {ELEMENT, LOCKED, CHANNEL}:
+        return f"one mask element drops a whole {unit}"
+    if step.op in _CONVS:
+        return _conv(step.op, x, args, kwargs, by_channel=unit == CHANNEL)
+    weight_bias = _matrix(step.op, x, args, kwargs)
+    if isinstance(weight_bias, str):
+        return weight_bias
+    weight, bias = weight_bias
+    rows = x.detach().double().reshape(-1, x.shape[-1])
+    weight = weight.detach().double()
+    spans = x.shape[-1] // channels if unit == CHANNEL and channels and x.shape[-1] % channels == 0 else 1
+    return _linear(rows, weight, bias, spans)
+
+
+def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, spans: int) -> Sums:
+    """Power sums of w_ji x_i over i, for some of the rows."""
+    keep = max(8, min(len(rows), BUDGET // max(1, len(weight))))
+    some = rows[:: max(1, len(rows) // keep)][:keep]
+    mean = some @ weight.T
+    if bias is not None:
+        mean = mean + bias.detach().double()
+    if spans > 1:
+        few = some[: max(1, min(16, 20_000_000 // weight.numel()))]
+        parts = grouped(few[:, None] * weight[None], weight.shape[1] // spans)
+        power, mean = PowerSums.of(parts), mean[: len(few)]
+        noise = power.second.mean(0)
+        inputs = weight.shape[1] // spans
+    else:
+        square = some * some
+        power = PowerSums(
+            square @ (weight**2).T, (square * some) @ (weight**3).T, (square * square) @ (weight**4).T
+        )
+        noise = (rows * rows).mean(0) @ (weight**2).T
+        inputs = weight.shape[1]
+    signal = (rows @ weight.T).var(0, unbiased=False)
+    return Sums(mean, power, signal, noise, inputs)
+
+
+def _matrix(op: str, x: Tensor, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None] | str:
+    """The weight as (units, inputs) and the bias of a dense map."""
+    if op == "linear":
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        return weight, (args[2] if len(args) > 2 else kwargs.get("bias"))
+    if op == "addmm" and len(args) == 3:
+        return args[2].T, args[0]
+    if op in {"matmul", "mm"} and len(args) == 2 and args[1].dim() == 2 and args[1] is not x:
+        return args[1].T, None
+    return f"the map behind it is {op}"
+
+
+def _conv(op: str, x: Tensor, args: Any, kwargs: Any, *, by_channel: bool) -> Sums | str:
+    names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    given = {**dict(zip(names, args, strict=False)), **kwargs}
+    weight = given["weight"].detach().double()
+    options = {name: given[name] for name in ("stride", "padding", "dilation") if name in given}
+    groups = int(given.get("groups", 1))
+    bias = given.get("bias")
+    convolve = _CONVS[op]
+    x = x.detach().double()
+    size = convolve(x[:1], weight, **options, groups=groups).numel()
+    some = x[: max(1, min(len(x), BUDGET * 4 // max(1, size)))]
+    mean = convolve(some, weight, bias.detach().double() if bias is not None else None, **options, groups=groups)
+    axes = tuple(axis for axis in range(mean.dim()) if axis != 1)
+    if by_channel and groups == 1:
+        out, inside = weight.shape[:2]
+        few = some[: max(1, min(len(some), 8_000_000 // max(1, size * inside)))]
+        if size * inside > 40_000_000:
+            return "the map behind it is too large to take apart by channels"
+        each = weight.transpose(0, 1).reshape(inside * out, 1, *weight.shape[2:])
+        parts = convolve(few, each, **options, groups=inside).unflatten(1, (inside, out)).movedim(1, -1)
+        power, inputs = PowerSums.of(parts), inside
+        mean = mean[: len(few)]
+    elif by_channel:
+        return "channel dropout in front of a grouped convolution"
+    else:
+        square = some * some
+        raised = [convolve(a, weight**k, **options, groups=groups) for a, k in
+                  ((square, 2), (square * some, 3), (square * square, 4))]  # fmt: skip
+        power, inputs = PowerSums(*raised), weight[0].numel()
+    return Sums(mean, power, mean.var(axes, unbiased=False), power.second.mean(axes), inputs)
+
+
+def activation_of(op: str, args: Any = (), kwargs: Any = None) -> am.Activation | None:
+    """The elementwise function a step computes, with its Gaussian moments; None when it is not elementwise."""
+    kwargs = kwargs or {}
+    rest = args[1:]
+    first = float(rest[0]) if rest and isinstance(rest[0], int | float) else None
+    plain: dict[str, am.Activation] = {
+        "relu": am.Activation("relu", torch.relu, am.relu_mean, am.relu_second),
+        "gelu": am.Activation("gelu", functional.gelu, am.gelu_mean),
+        "selu": am.Activation("selu", functional.selu, am.selu_mean),
+        "relu6": am.Activation("relu6", functional.relu6, lambda m, s: am.clamp_mean(m, s, 0.0, 6.0)),
+        **{
+            name: am.Activation(name, getattr(functional, name))
+            for name in "silu mish softplus hardswish hardsigmoid logsigmoid softsign tanhshrink".split()
+        },
+        "tanh": am.Activation("tanh", torch.tanh),
+        "sigmoid": am.Activation("sigmoid", torch.sigmoid),
+        "expit": am.Activation("sigmoid", torch.sigmoid),
+    }
+    if op == "gelu" and (kwargs.get("approximate") == "tanh" or "tanh" in rest):
+        return am.Activation("gelu", lambda x: functional.gelu(x, approximate="tanh"), am.gelu_mean)
+    if op in plain:
+        return plain[op]
+    if op == "leaky_relu":
+        slope = float(kwargs.get("negative_slope", first if first is not None else 0.01))
+        return am.Activation(
+            "leaky_relu", lambda x: functional.leaky_relu(x, slope), lambda m, s: am.leaky_mean(m, s, slope)
+        )
+    if op in {"elu", "celu"}:
+        alpha = float(kwargs.get("alpha", first if first is not None else 1.0))
+        form = am.elu_mean if op == "elu" else am.celu_mean
+        f = functional.elu if op == "elu" else functional.celu
+        return am.Activation(op, lambda x: f(x, alpha), lambda m, s: form(m, s, alpha))
+    if op in {"hardtanh", "clamp", "clamp_min"}:
+        return _clamp(op, rest, kwargs)
+    return None
+
+
+def _clamp(op: str, rest: Any, kwargs: Any) -> am.Activation | None:
+    names = ("min_val", "max_val") if op == "hardtanh" else ("min", "max")
+    default = (-1.0, 1.0) if op == "hardtanh" else (None, None)
+    bounds = [
+        kwargs.get(name, rest[n] if n < len(rest) else default[n]) for n, name in enumerate(names)
+    ]
+    if any(isinstance(bound, Tensor) for bound in bounds):
+        return None
+    low, high = bounds
+    if low is not None and high is None:
+        if float(low) == 0:
+            return am.Activation("relu", torch.relu, am.relu_mean, am.relu_second)
+        return am.Activation("clamp", lambda x: x.clamp_min(low), lambda m, s: low + am.relu_mean(am.double(m) - low, s))
+    if low is None or high is None:
+        return None
+    return am.Activation(
+        "hardtanh", lambda x: x.clamp(low, high), lambda m, s: am.clamp_mean(m, s, float(low), float(high))
+    )
