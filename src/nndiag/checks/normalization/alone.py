@@ -1,0 +1,193 @@
+"""Is a set of inputs, by itself, fit to be trained on?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nndiag.checks.normalization.cure import cure_for, range_name
+from nndiag.checks.normalization.view import columns_of
+from nndiag.core.findings import Evidence, Judged, Severity, Skip, Where
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.normalization.view import View
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.lab.scale import Seen
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Where scale stops being harmless."""
+
+    max_scale: float
+    min_scale: float
+    max_ratio: float
+    max_offset: float
+
+
+def examine_values(seen: Seen, view: View) -> Iterator[Observation]:
+    """NRM004 and NRM005: what holds for the numbers whatever they mean."""
+    profile = seen.inputs
+    yield Judged("NRM005")
+    bad = profile.moments.nonfinite
+    total = int(bad.sum())
+    if total:
+        import numpy as np
+
+        worst = np.flatnonzero(bad)
+        row, feature = profile.first_bad or (0, int(worst[0]))
+        share = total / max(total + profile.moments.count.sum(), 1)
+        yield found(
+            "NRM005",
+            f"{total} input values are NaN or infinite ({share:.2%}), first in row {row}, {view.column(feature)}",
+            where=Where(module=view.column(feature)),
+            evidence=Evidence(
+                float(total), "values", threshold=0.0, n={"rows": profile.rows}, detail=f"in {view.listed(worst)}"
+            ),
+            means="one such value makes the loss and every weight NaN in a single step",
+            fix="drop these rows or fill the gaps with the training median (np.nan_to_num hides the cause), "
+            "before anything is normalised",
+        )
+    if profile.rows < 2:
+        yield Skip("NRM004", "one row: nothing can vary")
+        return
+    yield Judged("NRM004")
+    yield from _constant(seen, view)
+
+
+def _constant(seen: Seen, view: View) -> Iterator[Finding]:
+    """NRM004: features that never change."""
+    import numpy as np
+
+    moments = seen.inputs.moments
+    fixed = np.flatnonzero((moments.low >= moments.high) & (moments.count > 0))
+    if len(fixed) == 0:
+        return
+    value = float(moments.low[fixed[0]])
+    every = len(fixed) == seen.inputs.features
+    subject = "every feature is constant" if every else f"{len(fixed)} of {seen.inputs.features} features never change"
+    yield found(
+        "NRM004",
+        f"{subject}: {view.listed(fixed)} (the first is always {value:.6g})",
+        where=Where(module=view.column(int(fixed[0]))),
+        evidence=Evidence(float(len(fixed)), "features", threshold=0.0, n={"rows": seen.inputs.rows}),
+        means="a constant feature carries no information and cannot be divided by its standard deviation",
+        fix="drop them, or leave them unscaled (sd 0 is replaced by 1 in sklearn's StandardScaler)",
+        severity=Severity.WARNING if every else None,
+    )
+
+
+def examine_scale(view: View, limits: Limits) -> Iterator[Observation]:
+    """NRM001, NRM002 and NRM003: one finding per cause."""
+    import numpy as np
+
+    profile = view.profile
+    if profile.rows < 2 and profile.moments.count.sum() < 8:
+        for code in ("NRM001", "NRM002", "NRM003"):
+            yield Skip(code, "one row: no scale can be told")
+        return
+    columns = columns_of(profile)
+    judged = np.flatnonzero(columns.judged)
+    yield from (Judged(code) for code in ("NRM001", "NRM002", "NRM003"))
+    if len(judged) == 0 or len(profile.finite_sample) == 0:
+        return
+    mean, sd, rms = profile.moments.mean[judged], profile.moments.sd[judged], profile.moments.rms[judged]
+    mixed = _mixed(view, judged[~columns.sparse[judged]], limits)
+    if mixed is not None:
+        yield mixed
+    pooled_sd, pooled_rms = _pooled(sd, mixed), _pooled(rms, mixed)
+    ratio = np.abs(mean) / np.maximum(sd, 1e-300)
+    away = (ratio >= limits.max_offset) & (np.abs(mean) >= limits.max_scale)
+    typical = float(np.median(ratio))
+    if mixed is None and (away.any() or typical >= limits.max_offset):
+        chosen = away if away.any() else ratio >= limits.max_offset
+        yield _offset(view, judged[chosen], float(ratio[chosen].max()), limits, loud=pooled_rms > limits.max_scale)
+        pooled_rms = pooled_sd  # the offset has its own finding
+    norm = float(np.sqrt((profile.vectors**2).sum(axis=1).mean())) if len(profile.finite_sample) else 0.0
+    if pooled_rms > limits.max_scale:
+        yield _unscaled(view, pooled_rms, limits.max_scale, "larger")
+    elif pooled_rms < limits.min_scale and norm < 0.5:
+        yield _unscaled(view, pooled_rms, limits.min_scale, "smaller")
+
+
+def _pooled(values: Any, mixed: Finding | None) -> float:
+    """One scale for all features; where they are mixed, one that nearly all of them exceed."""
+    import numpy as np
+
+    return float(np.sqrt((values**2).mean())) if mixed is None else float(np.quantile(values, 0.1))
+
+
+def _unscaled(view: View, rms: float, limit: float, word: str) -> Finding:
+    """NRM001."""
+    moments = view.profile.moments
+    low, high = float(moments.low.min()), float(moments.high.max())
+    called = range_name(view.profile)
+    said = f" ({called})" if called else ""
+    factor = rms if word == "larger" else 1 / max(rms, 1e-300)
+    return found(
+        "NRM001",
+        f"{view.what} run from {low:.4g} to {high:.4g}{said}: root mean square {rms:.4g}, {factor:.3g}x {word} than "
+        "what initialisation and learning-rate defaults assume",
+        evidence=Evidence(
+            rms, "", threshold=limit, n={"rows": view.profile.rows}, detail="root mean square over all features"
+        ),
+        means=f"the first layer's curvature is {rms**2:.3g}x that of unit inputs, its gradient {rms:.3g}x",
+        fix=cure_for(view.profile),
+    )
+
+
+def _offset(view: View, features: Any, ratio: float, limits: Limits, *, loud: bool) -> Finding:
+    """NRM002."""
+    moments = view.profile.moments
+    worst = features[(abs(moments.mean[features]) / (moments.sd[features] + 1e-300)).argmax()]
+    return found(
+        "NRM002",
+        f"{view.column(int(worst))} has mean {moments.mean[worst]:.4g} and sd {moments.sd[worst]:.4g}: the offset is "
+        f"{ratio:.3g} standard deviations"
+        + (f" ({len(features)} features are like that)" if len(features) > 1 else ""),
+        where=Where(module=view.column(int(worst))),
+        evidence=Evidence(ratio, "sd", threshold=limits.max_offset, n={"rows": view.profile.rows}),
+        means="a common offset makes one direction far steeper than the others (condition number 1 + d m²/s²): "
+        "the learning rate must suit the offset and the features learn slowly",
+        fix="subtract the training mean; " + cure_for(view.profile),
+        severity=Severity.WARNING if loud else None,
+    )
+
+
+def _mixed(view: View, features: Any, limits: Limits) -> Finding | None:
+    """NRM003."""
+    import numpy as np
+
+    if len(features) < 2:
+        return None
+    sd = view.profile.moments.sd[features]
+    order = np.sort(sd)
+    low_median, high_median = order[(len(order) - 1) // 2], order[len(order) // 2]
+    high, low = order[-1] / low_median, high_median / max(order[0], 1e-300)
+    if high < limits.max_ratio and low < 20 * limits.max_ratio:
+        return None
+    big = high >= limits.max_ratio
+    odd = features[(sd / low_median >= limits.max_ratio) if big else (high_median / sd >= 20 * limits.max_ratio)]
+    top, bottom = features[int(np.argmax(sd))], features[int(np.argmin(sd))]
+    value = float(high if big else low)
+    named = odd[0] if len(odd) == 1 else (top if big else bottom)
+    return found(
+        "NRM003",
+        f"features are on very different scales: {view.column(int(top))} has sd {sd.max():.4g}, "
+        f"{view.column(int(bottom))} {sd.min():.4g}; {view.listed(odd)} "
+        + (f"exceeds the typical sd {value:.3g}x" if big else f"is {value:.3g}x below the typical sd"),
+        where=Where(module=view.column(int(named))),
+        evidence=Evidence(
+            value,
+            "",
+            threshold=limits.max_ratio if big else 20 * limits.max_ratio,
+            n={"rows": view.profile.rows, "features": len(features)},
+            detail="sd of the outermost feature against the median sd",
+        ),
+        means="one learning rate cannot suit them all: curvature goes with the square of the scale, so the large "
+        "features decide the step and the small ones hardly learn",
+        fix=cure_for(view.profile),
+    )

@@ -1,0 +1,123 @@
+"""Were the statistics fitted where they must not be? Statistics that are too good to be true."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nndiag.core.findings import Evidence, Judged, Measurement, Skip
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.normalization.view import View
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.lab.scale import Seen
+    from nndiag.science.moments import Moments
+    from nndiag.science.moments_profile import Profile
+
+SHARP = 1e-4  # float32 pipelines leave means of 1e-7 to 1e-5
+CHANCE = 1e-6
+
+
+def leaked(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
+    """NRM009."""
+    from nndiag.science.drift import too_close
+    from nndiag.science.moments import merge
+    from nndiag.science.preprocessing_match import per_sample
+
+    mine, theirs = train.inputs, serve.inputs
+    if min(mine.rows, theirs.rows) < 10:
+        yield Skip("NRM009", "fewer than 10 rows on one side")
+        return
+    x, y = mine.finite_sample, theirs.finite_sample
+    if per_sample(x) or per_sample(y):
+        yield Skip("NRM009", "samples are standardised one by one, which leaks nothing")
+        return
+    if mine.rows == theirs.rows and x.shape == y.shape and (x == y).all():
+        yield Skip("NRM009", "both sets are the same rows")
+        return
+    yield Judged("NRM009")
+    first, second = x.mean(axis=2), y.mean(axis=2)
+    value, chance = too_close(first, second)
+    yield Measurement("split_statistic", value, "")
+    both = _standard(mine.moments) and _standard(theirs.moments)
+    if both and _exact_chance(theirs.moments) < CHANCE:
+        yield _leak(view, "each split was standardised with its own mean and sd", _whole(mine, theirs), (mine, theirs))
+        return
+    pooled = merge(mine.moments, theirs.moments)
+    if _standard(pooled) and not _standard(mine.moments) and _exact_chance(pooled) < CHANCE:
+        yield _leak(
+            view, "mean and sd were fitted on training and serving rows together", (0.0, chance), (mine, theirs)
+        )
+        return
+    if _own_range(mine) and _own_range(theirs):
+        yield _leak(
+            view, "each split was scaled to [0, 1] by its own minimum and maximum", (value, chance), (mine, theirs)
+        )
+
+
+def _standard(moments: Moments) -> bool:
+    """Whether mean 0 and sd 1 (ddof 0 or 1) hold to the last digits in every varying feature."""
+    import numpy as np
+
+    varying = moments.sd > 1e-6
+    if not varying.any():
+        return False
+    mean, sd, n = moments.mean[varying], moments.sd[varying], moments.count[varying]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        other = sd * np.sqrt(n / (n - 1))
+    return bool((np.abs(mean) < SHARP).all() and ((np.abs(sd - 1) < SHARP).all() or (np.abs(other - 1) < SHARP).all()))
+
+
+def _exact_chance(moments: Moments) -> float:
+    """How likely an honest set of this size has means and spreads this sharp."""
+    from scipy import stats
+
+    varying = moments.sd > 1e-6
+    error = 1 / moments.count[varying] ** 0.5
+    inside = stats.norm.cdf(SHARP / error) - stats.norm.cdf(-SHARP / error)  # for the mean; the sd is as sharp
+    return float((inside**2).prod())
+
+
+def _whole(mine: Profile, theirs: Profile) -> tuple[float, float]:
+    """T over all rows, from the moments, and its chance."""
+    import numpy as np
+    from scipy import stats
+
+    varying = (mine.moments.sd > 1e-6) & (theirs.moments.sd > 1e-6)
+    gap = (theirs.moments.mean - mine.moments.mean)[varying] / mine.moments.sd[varying]
+    value = float((gap**2 / (1 / theirs.moments.count[varying] + 1 / mine.moments.count[varying])).sum())
+    return value, float(stats.chi2.cdf(value, int(np.count_nonzero(varying))))
+
+
+def _own_range(profile: Profile) -> bool:
+    """Whether every continuous feature ends at exactly 0 and 1, each end reached once or twice."""
+    import numpy as np
+
+    x = profile.finite_sample
+    if profile.features < 2 or profile.layout.kind == "images":
+        return False
+    ends = (np.abs(profile.moments.low) < 1e-6) & (np.abs(profile.moments.high - 1) < 1e-6)
+    single = ((x <= 1e-6).sum(axis=(0, 2)) <= 2) & ((x >= 1 - 1e-6).sum(axis=(0, 2)) <= 2)
+    return bool(ends.mean() > 0.9 and (single | ~ends).all())
+
+
+def _leak(view: View, words: str, statistic: tuple[float, float], sides: tuple[Profile, Profile]) -> Finding:
+    """NRM009."""
+    value, chance = statistic
+    return found(
+        "NRM009",
+        f"{words}: too good to be true over {len(sides[0].moments.mean)} features",
+        evidence=Evidence(
+            value,
+            "",
+            n={"training rows": sides[0].rows, "serving rows": sides[1].rows},
+            detail=f"T = sum of squared mean differences over their errors; an honest split gives about "
+            f"{len(sides[0].moments.mean)}, so little has probability {chance:.2g}",
+        ),
+        means="a split standardised by itself hides any shift and cannot be repeated on a single sample in production; "
+        "statistics that include test rows make the test optimistic",
+        fix=f"fit the scaler on the training rows only and apply it to both ({view.what}): "
+        "scaler.fit(train); scaler.transform(test), never fit_transform(test)",
+    )

@@ -1,0 +1,291 @@
+"""Does serving prepare its inputs as training did? Named transforms first, drift only in what they leave."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from nndiag.checks.normalization.leak import leaked
+from nndiag.core.errors import NndiagError
+from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Severity, Skip, Table, Where
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.normalization.view import View
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.lab.scale import Seen
+    from nndiag.science.moments import Array
+    from nndiag.science.preprocessing_names import Change
+
+PAIR_CODES = ("NRM006", "NRM007", "NRM008", "NRM009", "NRM010")
+ALARM = 0.005  # family-wise
+EFFECT = 0.06  # KS distance that is worth a word: 0.15 sd of a Gaussian
+STRAIGHT = 0.98  # r² of the quantile-quantile line
+FEWEST = 20  # rows on each side below which nothing is said about drift
+FLAT, STRUCTURED = 3.0, 30.0  # variance of the mean image over what sampling leaves
+BIG_SHIFT, BIG_SCALE = 2.0, 2.0  # sd, factor: beyond ordinary drift
+
+
+def examine_pair(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
+    """NRM006 to NRM010."""
+    import numpy as np
+
+    mine, theirs = train.inputs, serve.inputs
+    _must_match(train, serve)
+    x, y = mine.finite_sample, theirs.finite_sample
+    if len(x) < 2 or len(y) < 2:
+        for code in PAIR_CODES:
+            yield Skip(code, "fewer than two finite rows on one side")
+        return
+    if x.shape[2] != y.shape[2]:  # images of different sizes: no positions to compare
+        keep = min(x.shape[2], y.shape[2])
+        x, y = (part[:, :, np.linspace(0, part.shape[2] - 1, keep).round().astype(int)] for part in (x, y))
+    yield from (Judged(code) for code in ("NRM006", "NRM007", "NRM008"))
+    same_rows = mine.rows == theirs.rows and len(x) == len(y) and mine.shape == theirs.shape
+    verdict, change = _transform(train, serve, view, x, y)
+    if verdict is None and change is not None and change.kind == "identity" and same_rows and change.exact:
+        yield Fact("serving", "equal", "serving rows equal training rows in effect")
+    if verdict is not None:
+        yield verdict
+    yield from _rows(view, change)
+    yield from leaked(train, serve, view)
+    yield from _drift(view, x, y, change, verdict)
+
+
+def _must_match(train: Seen, serve: Seen) -> None:
+    """Raise when the two sets cannot be compared at all."""
+    mine, theirs = train.inputs, serve.inputs
+    if mine.features != theirs.features:
+        raise NndiagError(
+            f"training rows have shape {mine.shape} ({mine.features} features), serving rows {theirs.shape} "
+            f"({theirs.features})",
+            hint="both sets need the same features in the same order; --feature-axis says which axis holds them",
+        )
+
+
+def _transform(train: Seen, serve: Seen, view: View, x: Array, y: Array) -> tuple[Finding | None, Change | None]:
+    """The one finding about how the inputs are prepared, and the change behind it."""
+    from nndiag.science.preprocessing_match import compare, per_sample, position_structure
+
+    images = train.inputs.layout.kind == "images"
+    mine, theirs = train.inputs.layout, serve.inputs.layout
+    if images and mine.axis != theirs.axis and len(train.inputs.shape) == len(serve.inputs.shape):
+        return _mismatch(
+            view, None, f"training is {mine.text}, serving {theirs.text}: the axes are ordered differently"
+        ), None
+    own = (per_sample(x), per_sample(y))
+    if own[0] != own[1]:
+        side = "serving" if own[1] else "training"
+        return _mismatch(
+            view, None, f"{side} standardises every sample by its own mean and sd, the other side does not"
+        ), None
+    change = compare(x, y, images=images)
+    if images and x.shape == y.shape and (change is None or change.kind == "identity" or not change.name):
+        centred = max(_centre(x), _centre(y)) < 0.05
+        levels = position_structure(x), position_structure(y)
+        if centred and min(levels) < FLAT and max(levels) > STRUCTURED:
+            side = "training" if levels[0] < levels[1] else "serving"
+            return _mismatch(view, None, f"{side} subtracts the mean image, the other side a mean per channel"), None
+    if change is None or change.kind == "identity":
+        return None, change
+    return _named(view, change, x, y), change
+
+
+def _centre(rows: Array) -> float:
+    """Largest channel mean in standard deviations."""
+    import numpy as np
+
+    return float((np.abs(rows.mean(axis=(0, 2))) / np.maximum(rows.std(axis=(0, 2)), 1e-30)).max())
+
+
+def _named(view: View, change: Change, x: Array, y: Array) -> Finding | None:
+    """The finding for a change that was seen, or None where it may be ordinary drift."""
+    if change.kind == "swap":
+        return found(
+            "NRM007",
+            f"serving and training disagree about the order: {change.name}",
+            evidence=_evidence(change, x, y),
+            means="every filter reads another channel than the one it was trained on",
+            fix="bring serving into training's order (OpenCV reads B, G, R: cv2.cvtColor(image, cv2.COLOR_BGR2RGB), or "
+            "x = x[:, [2, 1, 0]])",
+        )
+    if change.kind == "twice" or "standardised twice" in change.name:
+        return found(
+            "NRM008",
+            f"serving is normalised twice: {change.name}",
+            evidence=_evidence(change, x, y),
+            means="the model is fed values that it never saw: mean and spread are off by the normaliser itself",
+            fix="remove one of the two (processor and loader both normalise, or a Normalization layer is in the model)",
+        )
+    if change.name:
+        odd = _odd_columns(change, x)
+        return _mismatch(view, change, change.name, (x, y), odd)
+    odd = _odd_columns(change, x)
+    if change.exact:
+        return _mismatch(view, change, _affine_words(view, change, odd), (x, y), odd)
+    straight = _qq(x, y)
+    if len(odd) and (straight[odd] >= STRAIGHT).all():
+        return _mismatch(view, change, _affine_words(view, change, odd), (x, y), odd)
+    return None
+
+
+def _odd_columns(change: Change, x: Array) -> Array:
+    """Features whose change is beyond ordinary drift (all that change, when rows were compared one by one)."""
+    import numpy as np
+
+    sd = np.maximum(x.std(axis=(0, 2)), 1e-30)
+    moved = np.abs(change.offset + (change.slope - 1) * x.mean(axis=(0, 2))) / sd
+    grown = np.abs(np.log(np.maximum(np.abs(change.slope), 1e-300)))
+    if change.exact:
+        return np.flatnonzero((moved > 2e-3) | (grown > 2e-3) | (change.slope < 0))
+    return np.flatnonzero((moved > BIG_SHIFT) | (grown > np.log(BIG_SCALE)))
+
+
+def _qq(x: Array, y: Array) -> Array:
+    """r² of each feature's quantile-quantile line."""
+    import numpy as np
+
+    from nndiag.science.drift import affine_unpaired
+
+    flat = [np.moveaxis(rows, 1, 2).reshape(-1, rows.shape[1]) for rows in (x, y)]
+    flat = [rows[:: max(1, len(rows) // 50_000)] for rows in flat]
+    return np.nan_to_num(affine_unpaired(flat[0], flat[1]).r2, nan=1.0)
+
+
+def _affine_words(view: View, change: Change, odd: Any) -> str:
+    """The map of the features that changed."""
+    first = int(odd[0]) if len(odd) else 0
+    slope, offset = float(change.slope[first]), float(change.offset[first])
+    some = f"{view.listed(odd)}: " if len(odd) < len(change.slope) else ""
+    if abs(offset) < 1e-6 * max(abs(slope), 1.0):
+        return f"{some}serving is {slope:.4g} times training"
+    return f"{some}serving is {slope:.4g} x {offset:+.4g} of training" + (" (first feature)" if len(odd) > 1 else "")
+
+
+def _evidence(change: Change | None, x: Array, y: Array) -> Evidence:
+    """The size of the change: the largest shift in training sd."""
+    import numpy as np
+
+    sd = np.maximum(x.std(axis=(0, 2)), 1e-12 + 1e-9 * np.abs(x).max())
+    gap = np.abs(y.mean(axis=(0, 2)) - x.mean(axis=(0, 2))) / sd
+    how = "rows compared one by one or 8-bit lattices recognised" if change and change.exact else "means and spreads"
+    return Evidence(
+        float(gap.max()),
+        "sd",
+        n={"training rows": len(x), "serving rows": len(y)},
+        detail=f"largest shift of a feature's mean; {how}",
+    )
+
+
+def _mismatch(
+    view: View, change: Change | None, words: str, rows: tuple[Array, Array] | None = None, odd: Any = ()
+) -> Finding:
+    """NRM006."""
+    scale = ""
+    if change is not None and rows is not None:
+        x, y = rows
+        scale = f" (training mean {x.mean():.4g}, sd {x.std():.4g}; serving mean {y.mean():.4g}, sd {y.std():.4g})"
+    few = change is not None and 0 < len(odd) < len(change.slope)
+    evidence = _evidence(change, *rows) if rows is not None else Evidence(detail="from the values themselves")
+    unsure = change is not None and not change.exact and not change.name
+    return found(
+        "NRM006",
+        f"{words}{scale}",
+        where=Where(module=view.column(int(odd[0]))) if few else None,
+        evidence=evidence,
+        means="the model was trained on one preparation and is fed another: its answers in production are not those "
+        "that were validated",
+        fix="prepare both sides with one function and save its constants with the weights" + _repair(change),
+        severity=Severity.WARNING if unsure else None,
+    )
+
+
+def _repair(change: Change | None) -> str:
+    """The map that brings serving back."""
+    if change is None or len(change.slope) > 4:
+        return ""
+    slope = ", ".join(f"{value:.6g}" for value in change.slope)
+    offset = ", ".join(f"{value:.6g}" for value in change.offset)
+    if len(set(change.slope.tolist())) == 1 and len(set(change.offset.tolist())) == 1:
+        slope, offset = slope.split(", ", maxsplit=1)[0], offset.split(", ", maxsplit=1)[0]
+    return f"; until then serving needs (x - [{offset}]) / [{slope}]"
+
+
+def _rows(view: View, change: Change | None) -> Iterator[Observation]:
+    """The map per channel, as measurements and a table."""
+    if change is None or change.kind == "identity":
+        return
+    rows = [
+        (view.column(c), float(change.slope[c]), float(change.offset[c]), view.column(change.order[c]))
+        for c in range(min(len(change.slope), 64))
+    ]
+    yield Table("serving = slope x training + offset", ("serving", "slope", "offset", "from"), rows)
+    yield Measurement("serving_slope", float(change.slope[0]), "", rows[0][0])
+    yield Measurement("serving_offset", float(change.offset[0]), "", rows[0][0])
+
+
+def _drift(view: View, x: Array, y: Array, change: Change | None, verdict: Finding | None) -> Iterator[Observation]:
+    """NRM010, after a known transform has been undone."""
+    import numpy as np
+
+    from nndiag.science.drift import two_sample
+    from nndiag.science.preprocessing_match import undo
+
+    if min(len(x), len(y)) < FEWEST:
+        yield Skip("NRM010", f"fewer than {FEWEST} rows on one side: no drift can be told from chance")
+        return
+    if verdict is not None and change is None:
+        yield Skip("NRM010", "the sets are prepared differently; repair that first")
+        return
+    if verdict is not None and change is not None:
+        if not (change.exact or change.name) or "about" in change.name or "standardised" in change.name:
+            yield Skip("NRM010", "the sets are prepared differently by a map that is only known roughly")
+            return
+        y = undo(y, change)
+    yield Judged("NRM010")
+    before, after = _features(x), _features(y)
+    result = two_sample(before, after)
+    yield Measurement("psi_largest", float(result.psi.max()), "nats")
+    yield Measurement("ks_largest", float(result.ks.max()), "")
+    hit = np.flatnonzero((result.adjusted < ALARM) & (result.ks >= EFFECT))
+    if len(hit) == 0:
+        return
+    worst = int(hit[np.argmax(result.ks[hit])])
+    channels = x.shape[1]
+    place, stat = (
+        view.column(worst % channels),
+        "" if before.shape[1] == channels else ("mean of ", "sd of ")[worst // channels],
+    )
+    yield found(
+        "NRM010",
+        f"serving has drifted in {len(hit)} of {before.shape[1]} features, most in {stat}{place}: KS distance "
+        f"{result.ks[worst]:.3g}, PSI {result.psi[worst]:.3g}",
+        where=Where(module=place),
+        evidence=Evidence(
+            float(result.ks[worst]),
+            "KS distance",
+            threshold=EFFECT,
+            n={"training rows": len(x), "serving rows": len(y)},
+            detail=f"Holm-adjusted p = {result.adjusted[worst]:.2g} (alarm below {ALARM}); means "
+            f"{before[:, worst].mean():.4g} and {after[:, worst].mean():.4g}",
+        ),
+        means="serving data come from another distribution than the training data; no simple transform explains it",
+        fix="look at the feature's source; retrain or reweight on recent data, or normalise with statistics of the "
+        "domain that is served",
+    )
+
+
+def _features(rows: Array) -> Array:
+    """One number per row and feature, so that rows are independent: values, or mean and sd over positions."""
+    import numpy as np
+
+    if rows.shape[2] == 1:
+        return rows[:, :, 0]
+    return np.concatenate([rows.mean(axis=2), rows.std(axis=2)], axis=1)
+
+
+def with_view(view: View, what: str) -> View:
+    """The same view under another name."""
+    return replace(view, what=what)

@@ -1,0 +1,118 @@
+"""Are the targets what a loss can learn from?"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from nndiag.core.findings import Evidence, Judged, Skip
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.lab.scale import Targets
+
+MOST_CLASSES = 200
+
+
+def examine_targets(targets: Targets | None, *, max_scale: float, outputs: int | None) -> Iterator[Observation]:
+    """NRM011 and NRM012."""
+    if targets is None:
+        for code in ("NRM011", "NRM012"):
+            yield Skip(code, "the data has no numeric targets")
+        return
+    yield Judged("NRM012")
+    spoiled = normalised_labels(targets, outputs)
+    if spoiled is not None:
+        yield spoiled
+        yield Skip("NRM011", "the targets are class ids")
+        return
+    if not targets.floating or is_classes(targets):
+        count = len(targets.distinct) if targets.distinct is not None else 0
+        if targets.floating or (targets.distinct is not None and count <= MOST_CLASSES) or outputs not in {None, 1}:
+            yield Skip("NRM011", "the targets are class ids")
+            return
+    yield Judged("NRM011")
+    yield from _unscaled(targets, max_scale)
+
+
+def is_classes(targets: Targets) -> bool:
+    """Whether float targets are class ids, zeros and ones, or probabilities all the same."""
+    values = targets.distinct
+    if values is None:
+        return False
+    whole = all(value == round(value) and value >= 0 for value in values)
+    return whole and values == tuple(float(k) for k in range(len(values))) and len(values) <= MOST_CLASSES
+
+
+def normalised_labels(targets: Targets, outputs: int | None) -> Finding | None:
+    """NRM012: the values are class ids that went through an input transform."""
+    values = targets.distinct
+    single = targets.shape in {(), (1,)}
+    if not targets.floating or not single or values is None or not 2 <= len(values) <= MOST_CLASSES:
+        return None
+    if all(value == round(value) for value in values):
+        return None
+    step = (values[-1] - values[0]) / (len(values) - 1)
+    even = max(abs(value - values[0] - k * step) for k, value in enumerate(values)) <= 1e-4 * abs(step)
+    named = _known_step(values[0], step)
+    fits = outputs is not None and outputs >= 3 and outputs == len(values)
+    if not even or not (named or fits):
+        return None
+    how = named or f"mapped to steps of {step:.4g}"
+    return found(
+        "NRM012",
+        f"the labels are class ids {how}: {len(values)} evenly spaced values {values[0]:.4g}, {values[1]:.4g} … "
+        f"{values[-1]:.4g}",
+        evidence=Evidence(step, "", threshold=1.0, n={"targets": int(targets.moments.count[0])}, detail="spacing"),
+        means="cast to integers they are nearly all class 0, and a regression loss on them cannot tell classes apart",
+        fix="normalise the inputs only: keep y as integer class ids (torch: y.long(); Keras: "
+        "sparse_categorical_crossentropy on ids)",
+    )
+
+
+def _known_step(first: float, step: float) -> str:
+    """Name the transform that gives this spacing."""
+    for divisor, offset, name in (
+        (255.0, 0.0, "divided by 255"),
+        (256.0, 0.0, "divided by 256"),
+        (127.5, -1.0, "/127.5 - 1"),
+    ):
+        if math.isclose(step * divisor, 1.0, rel_tol=1e-4):
+            start = (first - offset) * divisor
+            if abs(start) < 1e-2 or abs(start - 1) < 1e-2:  # ids from 0 or from 1
+                return name
+    return ""
+
+
+def _unscaled(targets: Targets, max_scale: float) -> Iterator[Finding]:
+    """NRM011: the distance that the output has to travel."""
+    moments = targets.moments
+    mean, sd, rms = float(moments.mean[0]), float(moments.sd[0]), float(moments.rms[0])
+    if sd == 0 or moments.count[0] < 2:
+        return
+    small = sd < 1 / (10 * max_scale)
+    if rms <= max_scale and not small:
+        return
+    yield found(
+        "NRM011",
+        f"targets have mean {mean:.4g} and sd {sd:.4g}: "
+        + (
+            f"a fresh model predicts about 0 and starts with a squared error of {rms**2:.3g}"
+            if not small
+            else f"a model that predicts their mean is already at a squared error of {sd**2:.2g}"
+        ),
+        evidence=Evidence(
+            sd if small else rms,
+            "",
+            threshold=1 / (10 * max_scale) if small else max_scale,
+            n={"targets": int(moments.count[0])},
+            detail="sd" if small else "root mean square",
+        ),
+        means="gradients go with the targets' scale: too large and the first steps overshoot or only the bias moves; "
+        "too small and the loss looks converged from the start",
+        fix=f"train on (y - {mean:.6g}) / {sd:.6g} and undo it after predicting (or log y for positive, skewed "
+        "targets); sklearn: TransformedTargetRegressor",
+    )

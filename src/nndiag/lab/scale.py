@@ -1,0 +1,306 @@
+"""What numbers does a data source hold? One pass over its inputs and targets, shared between ranks if there are any.
+
+Files that can be read in chunks are read as arrays, without building batches; everything else by its batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nndiag.core.errors import NndiagError
+from nndiag.science import moments as m
+from nndiag.science.moments_profile import Profile, Profiler, join
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nndiag.core.subject import DataSource
+    from nndiag.science.moments import Array
+
+TARGETS_KEPT = 100_000
+DISTINCT = 1000
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What is known of the targets after one pass."""
+
+    dtype: str
+    shape: tuple[int, ...]  # of one row
+    moments: m.Moments
+    sample: Array  # (kept,) values, flattened
+    distinct: tuple[float, ...] | None  # all values that occur, None when there are too many
+    counts: tuple[int, ...] = ()
+
+    @property
+    def floating(self) -> bool:
+        """Whether they came as floating-point numbers."""
+        return "float" in self.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A data source after one pass."""
+
+    inputs: Profile
+    targets: Targets | None
+    key: str = ""  # which part of the batch the inputs are, where there are several
+    others: tuple[str, ...] = ()  # parts that were not looked at, or integer ids
+    batch_size: int | None = None  # of the source's own batches, None for files and arrays
+    last_batch: int | None = None
+    complete: bool = True  # False when the budget ended the pass
+
+
+class TargetCollector:
+    """Moments, values and classes of a stream of targets."""
+
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self._dtype, self._shape = "", ()  # type: tuple[str, tuple[int, ...]]
+        self._moments: m.Moments | None = None
+        self._kept: list[Array] = []
+        self._held = 0
+        self._values: Array | None = np.empty(0)
+        self._counts: Array = np.empty(0)
+
+    def add(self, values: Array) -> None:
+        """Take in the targets of some rows."""
+        if values.size == 0 or values.dtype.kind not in "biuf":
+            return
+        if self._moments is None:
+            self._dtype, self._shape = str(values.dtype), values.shape[1:]
+        flat = values.reshape(-1, 1)
+        part = m.moments(flat)
+        self._moments = part if self._moments is None else m.merge(self._moments, part)
+        if self._held < TARGETS_KEPT:
+            self._kept.append(np.array(flat[: TARGETS_KEPT - self._held, 0], dtype=np.float64))
+            self._held += len(self._kept[-1])
+        self._count(flat[:, 0])
+
+    def _count(self, flat: Array) -> None:
+        """Keep the values that occur, as long as they are few."""
+        if self._values is None:
+            return
+        new, counts = np.unique(flat[np.isfinite(flat)], return_counts=True)
+        both = np.concatenate([self._values, new])
+        values, inverse = np.unique(both, return_inverse=True)
+        if len(values) > DISTINCT:
+            self._values = None
+            return
+        self._counts = np.bincount(inverse, weights=np.concatenate([self._counts, counts]))
+        self._values = values
+
+    def result(self) -> Targets | None:
+        """Return what was seen, or None when there were no numeric targets."""
+        if self._moments is None:
+            return None
+        few = self._values is not None
+        return Targets(
+            self._dtype,
+            self._shape,
+            self._moments,
+            np.concatenate(self._kept),
+            tuple(map(float, self._values)) if self._values is not None else None,
+            tuple(map(int, self._counts)) if few else (),
+        )
+
+
+def rank_and_world() -> tuple[int, int]:
+    """This process's rank and the number of ranks under torchrun; (0, 1) alone."""
+    try:
+        return int(os.environ.get("RANK", "0")), max(1, int(os.environ.get("WORLD_SIZE", "1")))
+    except ValueError:
+        return 0, 1
+
+
+def look(
+    source: DataSource,
+    axis: int | None = None,
+    *,
+    seconds: Callable[[], float] = lambda: 1e9,
+    on_rows: Callable[[int], None] = lambda _rows: None,
+) -> Seen:
+    """Pass once over a data source.
+
+    Args:
+        source: Where batches or chunks come from.
+        axis: The feature axis, when the user gave it.
+        seconds: Tells how much time is left; a source that is not at its end by then is looked at in part.
+        on_rows: Called with the number of rows seen.
+
+    Returns:
+        What it holds. Under torchrun each rank looks at its share, and all return the whole.
+
+    Raises:
+        NndiagError: Empty, without numeric inputs, or with another number of features half-way.
+    """
+    rank, world = rank_and_world()
+    inputs, targets = Profiler(axis), TargetCollector()
+    key, others, sizes, complete, start = "", (), [], True, 0  # type: str, tuple[str, ...], list[int], bool, int
+    files = getattr(source, "chunks", None)
+    pieces = _chunks(files) if files is not None else _batches(source)
+    for number, piece in enumerate(pieces):
+        rows = len(piece.inputs)
+        if files is None:
+            sizes.append(rows)
+        key, others = key or piece.key, others or piece.others
+        if number % world == rank:
+            _take(inputs, targets, piece, start, source.name)
+        start += rows
+        if number % 64 == 63:
+            on_rows(start)
+            if seconds() <= 0:
+                complete = False
+                break
+    profile, aims = inputs.result(), targets.result()
+    if world > 1:
+        profile, aims = gathered(profile, aims)
+    if profile is None:
+        raise NndiagError(f"{source.name} holds no rows", hint="give data with at least one sample")
+    whole = len(set(sizes[:-1])) <= 1 and bool(sizes)
+    return Seen(profile, aims, key, others, sizes[0] if whole else None, sizes[-1] if whole else None, complete)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some rows of inputs with their targets."""
+
+    inputs: Array
+    targets: Array | None
+    key: str = ""
+    others: tuple[str, ...] = ()
+
+
+def _take(inputs: Profiler, targets: TargetCollector, piece: Piece, start: int, name: str) -> None:
+    """Add one piece, or say what does not fit."""
+    try:
+        inputs.add(piece.inputs, start)
+    except ValueError as changed:
+        raise NndiagError(
+            f"{name}: rows of shape {tuple(changed.args[0])} follow rows of another width",
+            hint="every sample needs the same number of features or channels",
+        ) from None
+    except IndexError as axis:
+        raise NndiagError(
+            f"{name}: inputs of shape {piece.inputs.shape} have no feature axis {axis.args[0]}",
+            hint="--feature-axis counts from 0 (the rows); take 1 or more, or leave it out",
+        ) from None
+    if piece.targets is not None:
+        targets.add(piece.targets)
+
+
+def _chunks(chunks: Callable[[], Iterator[tuple[Array, Array | None]]]) -> Iterator[Piece]:
+    for inputs, targets in chunks():
+        yield Piece(_numeric(inputs, "the file"), targets)
+
+
+def _batches(source: DataSource) -> Iterator[Piece]:
+    for batch in source.batches():
+        key, value, others = _main(batch.inputs)
+        if value is None:
+            raise NndiagError(
+                f"{source.name} yields {type(batch.inputs).__name__} without numeric inputs",
+                hint="yield (inputs, targets) as tensors or arrays",
+            )
+        inputs = _numeric(value, source.name)
+        targets = _array(batch.targets) if batch.targets is not None else None
+        yield Piece(inputs, targets, key, others)
+
+
+def _main(inputs: Any) -> tuple[str, Any, tuple[str, ...]]:
+    """Return name and value of the part of a batch that the scale questions are about, and the other parts' names."""
+    if isinstance(inputs, Mapping):
+        parts = {str(key): value for key, value in inputs.items() if str(key) not in TARGET_KEYS}
+    elif isinstance(inputs, tuple | list) and inputs and any(_array(item) is not None for item in inputs):
+        parts = {str(number): value for number, value in enumerate(inputs)}
+    else:
+        return "", _array(inputs), ()
+    arrays = {key: value for key, item in parts.items() if (value := _array(item)) is not None and value.ndim > 0}
+    floating = [key for key, value in arrays.items() if value.dtype.kind == "f"]
+    chosen = next(iter([*floating, *arrays]), "")
+    if not chosen:
+        return "", None, ()
+    return (chosen if len(arrays) > 1 else ""), arrays[chosen], tuple(key for key in arrays if key != chosen)
+
+
+def _array(value: Any) -> Array | None:
+    """Return a tensor, array, number or list of numbers as an array; None for anything else."""
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in "biuf" else None
+    if hasattr(value, "detach"):
+        tensor = value.detach().cpu()
+        if tensor.is_sparse:
+            tensor = tensor.to_dense()
+        kinds = str(tensor.dtype)
+        if "complex" in kinds or "quint" in kinds:
+            return None
+        return np.asarray(tensor.float().numpy() if "bfloat16" in kinds or "float8" in kinds else tensor.numpy())
+    if isinstance(value, str | bytes) or value is None or isinstance(value, Mapping):
+        return None
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError):
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _numeric(value: Any, name: str) -> Array:
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        raise NndiagError(f"{name} holds {array.dtype}, not numbers", hint="encode text columns as numbers first")
+    return array if array.ndim else array.reshape(1)
+
+
+def gathered(profile: Profile | None, targets: Targets | None) -> tuple[Profile | None, Targets | None]:
+    """Join what all ranks saw; every rank returns the same whole.
+
+    Uses the process group that exists, or makes a gloo one for the exchange and ends it.
+    """
+    import torch.distributed as dist
+
+    own = not dist.is_initialized()
+    if own:
+        dist.init_process_group("gloo")
+    try:
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, (profile, targets))
+    finally:
+        if own:
+            dist.destroy_process_group()
+    profiles = [one for one, _ in parts if one is not None]
+    aims = [one for _, one in parts if one is not None]
+    whole = profiles[0] if profiles else None
+    for other in profiles[1:]:
+        whole = join(whole, other) if whole is not None else other
+    return whole, _join_targets(aims)
+
+
+def _join_targets(parts: list[Targets]) -> Targets | None:
+    if not parts:
+        return None
+    moments = parts[0].moments
+    for part in parts[1:]:
+        moments = m.merge(moments, part.moments)
+    distinct: tuple[float, ...] | None = None
+    counts: dict[float, int] = {}
+    if all(part.distinct is not None for part in parts):
+        for value, count in itertools.chain.from_iterable(
+            zip(part.distinct or (), part.counts, strict=True) for part in parts
+        ):
+            counts[value] = counts.get(value, 0) + count
+        distinct = tuple(sorted(counts)) if len(counts) <= DISTINCT else None
+    return Targets(
+        parts[0].dtype,
+        parts[0].shape,
+        moments,
+        np.concatenate([part.sample for part in parts])[:TARGETS_KEPT],
+        distinct,
+        tuple(counts[value] for value in distinct) if distinct is not None else (),
+    )
