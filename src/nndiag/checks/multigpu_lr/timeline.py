@@ -91,6 +91,8 @@ class Stepping:
         recipe = self.plan.recipe
         if recipe.split_batches:
             return True
+        if self.schedule.stepped_per == "process":
+            return False  # only Accelerate steps so
         return recipe.framework not in ("accelerate", "lightning", "hf") and recipe.sampler != "none"
 
     def executed(self, update: float) -> float:
@@ -156,7 +158,7 @@ def timing(step: Stepping) -> Timing | None:
     return found or _warmup(step)
 
 
-def factors(plan: Plan, step: Stepping) -> dict[str, float]:
+def factors(plan: Plan) -> dict[str, float]:
     """Return the factors by which a count is usually off, by name."""
     recipe = plan.recipe
     W, A = float(plan.devices), float(recipe.accumulation)
@@ -191,7 +193,7 @@ def _timed(  # noqa: PLR0913, PLR0917 - one record's fields
     ratio = executed / intended
     if 1 / ON_TIME <= ratio <= ON_TIME:
         return Timing(landmark, key, count, executed, intended, 1.0, "", reading)
-    name = scaling.name_of_factor(ratio, factors(step.plan, step), NEAR)
+    name = scaling.name_of_factor(ratio, factors(step.plan), NEAR)
     return Timing(landmark, key, count, executed, intended, ratio, _plain(name[0] if name else ""), reading)
 
 
@@ -270,12 +272,10 @@ def _beyond(step: Stepping, landmark: str, key: str, count: float) -> Timing | N
     run, executed = step.plan.updates, count / step.rate
     if run is None or executed <= run * ON_TIME:
         return None
-    fits = sorted(
-        (value, name) for name, value in factors(step.plan, step).items() if 1 < executed / run <= value * ON_TIME
-    )
+    fits = [(value, name) for name, value in factors(step.plan).items() if 1 < executed / run <= value * ON_TIME]
     if not fits:
         return None  # no usual slip explains it: a decay that was switched off
-    value, name = fits[0]
+    value, name = min(fits, key=lambda fit: fit[0])
     reading = f"the run ends before, at {step.plan.when(run)}"
     return Timing(landmark, key, count, executed, executed / value, value, _plain(name), reading)
 

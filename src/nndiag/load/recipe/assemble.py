@@ -29,7 +29,7 @@ TABLE_KEYS = (
 )  # fmt: skip
 EVERY_KEY = OPTIONS + TABLE_KEYS
 ALSO = ("optimizer-arg", "optimizer-args", "loss", "seed", "steps", "batch-size", "device", "max-seconds", "train")
-_SELF_SAMPLING = ("accelerate", "lightning", "hf", "deepspeed")  # these shard the loader and set its epoch themselves
+_SELF_SAMPLING = ("accelerate", "lightning", "hf")  # these shard the loader and set its epoch themselves
 _PER_UPDATE = "optimizer"
 
 
