@@ -80,9 +80,7 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, spans: int) -> Su
         inputs = weight.shape[1] // spans
     else:
         square = some * some
-        power = PowerSums(
-            square @ (weight**2).T, (square * some) @ (weight**3).T, (square * square) @ (weight**4).T
-        )
+        power = PowerSums(square @ (weight**2).T, (square * some) @ (weight**3).T, (square * square) @ (weight**4).T)
         noise = (rows * rows).mean(0) @ (weight**2).T
         inputs = weight.shape[1]
     signal = (rows @ weight.T).var(0, unbiased=False)
@@ -145,7 +143,7 @@ def activation_of(op: str, args: Any = (), kwargs: Any = None) -> am.Activation 
         "relu6": am.Activation("relu6", functional.relu6, lambda m, s: am.clamp_mean(m, s, 0.0, 6.0)),
         **{
             name: am.Activation(name, getattr(functional, name))
-            for name in "silu mish softplus hardswish hardsigmoid logsigmoid softsign tanhshrink".split()
+            for name in ["silu", "mish", "softplus", "hardswish", "hardsigmoid", "logsigmoid", "softsign", "tanhshrink"]
         },
         "tanh": am.Activation("tanh", torch.tanh),
         "sigmoid": am.Activation("sigmoid", torch.sigmoid),
@@ -173,16 +171,16 @@ def activation_of(op: str, args: Any = (), kwargs: Any = None) -> am.Activation 
 def _clamp(op: str, rest: Any, kwargs: Any) -> am.Activation | None:
     names = ("min_val", "max_val") if op == "hardtanh" else ("min", "max")
     default = (-1.0, 1.0) if op == "hardtanh" else (None, None)
-    bounds = [
-        kwargs.get(name, rest[n] if n < len(rest) else default[n]) for n, name in enumerate(names)
-    ]
+    bounds = [kwargs.get(name, rest[n] if n < len(rest) else default[n]) for n, name in enumerate(names)]
     if any(isinstance(bound, Tensor) for bound in bounds):
         return None
     low, high = bounds
     if low is not None and high is None:
         if float(low) == 0:
             return am.Activation("relu", torch.relu, am.relu_mean, am.relu_second)
-        return am.Activation("clamp", lambda x: x.clamp_min(low), lambda m, s: low + am.relu_mean(am.double(m) - low, s))
+        return am.Activation(
+            "clamp", lambda x: x.clamp_min(low), lambda m, s: low + am.relu_mean(am.double(m) - low, s)
+        )
     if low is None or high is None:
         return None
     return am.Activation(

@@ -112,7 +112,9 @@ def _shift(norm: Step, still: Tensor | None, drawn: list[Tensor]) -> NormShift |
     middles = [float(row.median()) for row in ratios]
     each = ratios.mean(0)
     middle = float(each.median())
-    width = float(stats.t.ppf(0.975, max(1, len(middles) - 1))) * standard_error(middles) if len(middles) > 1 else math.inf
+    width = (
+        float(stats.t.ppf(0.975, max(1, len(middles) - 1))) * standard_error(middles) if len(middles) > 1 else math.inf
+    )
     return NormShift(norm, middle, (middle - width, middle + width), tuple(each.tolist()), len(drawn))
 
 
@@ -165,7 +167,9 @@ def attention_rows(bench: Bench, sites: list[Site], rates: dict[Key, float], *, 
 
 
 def _on_attention(site: Site) -> bool:
-    return site.seen.variant in FUSED or (site.feeder == "softmax" and site.anchor.kind in {"matmul", "other", "affine"})
+    return site.seen.variant in FUSED or (
+        site.feeder == "softmax" and site.anchor.kind in {"matmul", "other", "affine"}
+    )
 
 
 def _judge(site: Site, weights: Tensor) -> RowCollapse:
@@ -214,5 +218,3 @@ def _sdpa_weights(args: Any, kwargs: Any) -> Tensor | None:
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
     return torch.softmax(scores, -1).nan_to_num(0.0)
-
-

@@ -96,7 +96,9 @@ class SiteLab:
                 add(watch, anchor.step.key, Watch(slot_of(anchor.step, anchor.tensor), self._keeper(gauge)))
         for key in self.norm_keys:
             add(watch, key, Watch(0, self._variance_into(self.norm_eval, key)))
-        take = self.bench.play(Script(off=True, rates=self.rates, watch=watch, places=False), training=training, seed=self.seed)
+        take = self.bench.play(
+            Script(off=True, rates=self.rates, watch=watch, places=False), training=training, seed=self.seed
+        )
         self.eval_output, self.eval_film = take.output, take.film
         for gauge in self.gauges:
             self._keep_output(gauge, take.output)
@@ -167,7 +169,9 @@ class SiteLab:
             unit, width = site.seen.dial.unit, 0
 
             def take_apart(tensor: Tensor, args: Any, kwargs: Any) -> None:
-                channels = gauge.fed.shape[1] if unit == CHANNEL and gauge.fed is not None and gauge.fed.dim() > 1 else width
+                channels = (
+                    gauge.fed.shape[1] if unit == CHANNEL and gauge.fed is not None and gauge.fed.dim() > 1 else width
+                )
                 gauge.sums = sums_at(step, tensor, args, kwargs, unit=unit, channels=channels)
 
             add(watch, step.key, Watch(slot_of(step, site.affine.tensor), take_apart))

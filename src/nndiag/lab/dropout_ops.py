@@ -33,13 +33,52 @@ FUSED = frozenset({"scaled_dot_product_attention", "multi_head_attention_forward
 RECURRENT = frozenset({"lstm", "gru", "rnn_tanh", "rnn_relu"})
 
 SOURCES = frozenset(
-    "rand rand_like randn randn_like randint randint_like randperm bernoulli multinomial normal uniform_ bernoulli_ "
-    "normal_ random_ exponential_ cauchy_ geometric_ log_normal_ poisson binomial".split()
+    [
+        "rand",
+        "rand_like",
+        "randn",
+        "randn_like",
+        "randint",
+        "randint_like",
+        "randperm",
+        "bernoulli",
+        "multinomial",
+        "normal",
+        "uniform_",
+        "bernoulli_",
+        "normal_",
+        "random_",
+        "exponential_",
+        "cauchy_",
+        "geometric_",
+        "log_normal_",
+        "poisson",
+        "binomial",
+    ]
 )
 RANDOM_FUNCTIONS = frozenset({"rrelu", "gumbel_softmax", "fractional_max_pool2d", "fractional_max_pool3d"})
 SHAPE_ONLY = frozenset(
-    "zeros_like ones_like full_like empty_like rand_like randn_like randint_like new_empty new_zeros new_ones new_full "
-    "new_tensor expand_as view_as reshape_as type_as broadcast_to size dim".split()
+    [
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "empty_like",
+        "rand_like",
+        "randn_like",
+        "randint_like",
+        "new_empty",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "new_tensor",
+        "expand_as",
+        "view_as",
+        "reshape_as",
+        "type_as",
+        "broadcast_to",
+        "size",
+        "dim",
+    ]
 )
 
 
@@ -150,7 +189,19 @@ class Luck:
             return Luck(self.source, shift=shift + number)
         if op == "floor" and 0 < shift <= 1:
             return Luck(self.source, rate=shift)
-        if op in {"to", "float", "double", "clone", "detach", "view", "reshape", "unsqueeze", "expand", "expand_as", "half"}:
+        if op in {
+            "to",
+            "float",
+            "double",
+            "clone",
+            "detach",
+            "view",
+            "reshape",
+            "unsqueeze",
+            "expand",
+            "expand_as",
+            "half",
+        }:
             return self
         return Luck(self.source)
 

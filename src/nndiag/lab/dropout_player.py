@@ -40,8 +40,29 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _PLUMBING = frozenset(
-    "size stride numel nelement is_contiguous is_floating_point is_complex item tolist get_device element_size data_ptr "
-    "storage_offset ndimension untyped_storage storage numpy set_grad_enabled is_same_size equal allclose".split()
+    [
+        "size",
+        "stride",
+        "numel",
+        "nelement",
+        "is_contiguous",
+        "is_floating_point",
+        "is_complex",
+        "item",
+        "tolist",
+        "get_device",
+        "element_size",
+        "data_ptr",
+        "storage_offset",
+        "ndimension",
+        "untyped_storage",
+        "storage",
+        "numpy",
+        "set_grad_enabled",
+        "is_same_size",
+        "equal",
+        "allclose",
+    ]
 )
 _TENSOR_PROPERTIES = frozenset({"T", "mT", "H", "mH", "data", "real", "imag"})
 _LOGICAL = frozenset({"__bool__", "item", "__float__", "__int__", "tolist", "__index__", "numpy"})
@@ -305,7 +326,9 @@ class Player(TorchFunctionMode):
         owner, module = key[0], self._modules.get(key[0])
         parent = self._modules.get(owner.rpartition(".")[0]) if owner else module
         place, words = self._place()
-        where = Where(module=owner, cls=class_name(module) if module is not None else None, file=place.file, line=place.line)
+        where = Where(
+            module=owner, cls=class_name(module) if module is not None else None, file=place.file, line=place.line
+        )
         if module is not None and is_dropout_module(module):
             where = locate(module, owner, otherwise=place)
         elif place.file is None and module is not None:
@@ -426,9 +449,13 @@ def bare(name: str) -> str:
         "add", "sub", "mul", "truediv", "matmul", "pow", "div", "and", "or", "xor",
     }:  # fmt: skip
         plain = ("r" if plain == "rsub" else "") + plain[1:]
-    return {"truediv": "div", "true_divide": "div", "multiply": "mul", "divide": "div", "masked_fill_": "masked_fill"}.get(
-        plain, plain
-    )
+    return {
+        "truediv": "div",
+        "true_divide": "div",
+        "multiply": "mul",
+        "divide": "div",
+        "masked_fill_": "masked_fill",
+    }.get(plain, plain)
 
 
 def replaced(args: Any, kwargs: Any, slot: int, other: Tensor) -> tuple[Any, dict[str, Any]]:

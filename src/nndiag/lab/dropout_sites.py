@@ -15,7 +15,15 @@ HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "clamp_min"})
 SOFTMAX = frozenset({"softmax", "log_softmax"})
 REGRESSION_LOSSES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "gaussian_nll_loss"})
 CLASS_LOSSES = frozenset(
-    "cross_entropy nll_loss binary_cross_entropy binary_cross_entropy_with_logits ctc_loss multi_margin_loss kl_div".split()
+    [
+        "cross_entropy",
+        "nll_loss",
+        "binary_cross_entropy",
+        "binary_cross_entropy_with_logits",
+        "ctc_loss",
+        "multi_margin_loss",
+        "kl_div",
+    ]
 )
 AFFINE = frozenset({"affine"})
 
@@ -31,6 +39,7 @@ class End:
     scaled: bool = False  # a multiplication by a number lies in between
     output: int = -1  # which tensor of the output
     alone: bool = True  # nothing else reads the tensor that arrives
+    way: tuple[int, ...] = ()  # ids of the tensors on the way
 
 
 @dataclass(frozen=True)
@@ -105,21 +114,25 @@ class Map:
     def walk(self, number: int, through: frozenset[str] = frozenset(), *, bias: bool = False) -> End:
         """Follow a tensor through scales, reshapes and `through` to the first step that does something."""
         passed: list[str] = []
+        way: list[int] = []
         scaled = False
         for _ in range(64):
+            way.append(number)
             readers = self.readers.get(number, [])
-            if number in self.film.outputs:
-                return End("output", None, number, tuple(passed), scaled, self.film.outputs.index(number))
             if not readers:
-                return End("nowhere", None, number, tuple(passed), scaled)
+                at = self.film.outputs.index(number) if number in self.film.outputs else -1
+                return End("nowhere" if at < 0 else "output", None, number, tuple(passed), scaled, at, way=tuple(way))
             step = readers[0]
             moves = step.role == "shape" or step.op in through or (bias and step.op == "add" and bool(step.weights))
             if not moves or step.index in self.site_at or not step.makes:
-                return End(kind_of(step), step, number, tuple(passed), scaled, alone=self._alone(readers))
+                alone = self._alone(readers)
+                seen = self.site_at.get(step.index)
+                kind = "dropout" if seen is not None and seen.variant not in FUSED | RECURRENT else kind_of(step)
+                return End(kind, step, number, tuple(passed), scaled, alone=alone, way=tuple(way))
             scaled |= step.op == "scale"
             passed.append(step.op)
             number = step.makes[0]
-        return End("nowhere", None, number, tuple(passed), scaled)
+        return End("nowhere", None, number, tuple(passed), scaled, way=tuple(way))
 
     def _alone(self, readers: list[Step]) -> bool:
         return len({step.index for step in readers if step.role != "shape"}) <= 1
@@ -157,7 +170,18 @@ class Map:
     def _stack(self, out: int) -> list[Seen]:
         """Dropouts that follow with nothing but steps that leave a dropped unit dropped."""
         found: list[Seen] = []
-        keeps_zero = HOMOGENEOUS | {"gelu", "silu", "elu", "selu", "celu", "tanh", "mish", "hardtanh", "relu6", "hardswish"}
+        keeps_zero = HOMOGENEOUS | {
+            "gelu",
+            "silu",
+            "elu",
+            "selu",
+            "celu",
+            "tanh",
+            "mish",
+            "hardtanh",
+            "relu6",
+            "hardswish",
+        }
         number = out
         for _ in range(8):
             end = self.walk(number, through=keeps_zero)

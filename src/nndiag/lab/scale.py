@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import DataSource
     from nndiag.science.moments import Array
 
+WISH = 61  # rows asked for; a source that yields other sizes has batches of its own
 TARGETS_KEPT = 100_000
 DISTINCT = 1000
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
@@ -144,7 +145,7 @@ def look(
     rank, world = rank_and_world()
     inputs, targets = Profiler(axis), TargetCollector()
     key, others, sizes, complete, start = "", (), [], True, 0  # type: str, tuple[str, ...], list[int], bool, int
-    files = getattr(source, "chunks", None)
+    files = source.chunks() if hasattr(source, "chunks") else None
     pieces = _chunks(files) if files is not None else _batches(source)
     for number, piece in enumerate(pieces):
         rows = len(piece.inputs)
@@ -164,7 +165,7 @@ def look(
         profile, aims = gathered(profile, aims)
     if profile is None:
         raise NndiagError(f"{source.name} holds no rows", hint="give data with at least one sample")
-    whole = len(set(sizes[:-1])) <= 1 and bool(sizes)
+    whole = len(sizes) > 1 and len(set(sizes[:-1])) == 1 and sizes[0] != WISH
     return Seen(profile, aims, key, others, sizes[0] if whole else None, sizes[-1] if whole else None, complete)
 
 
@@ -196,13 +197,13 @@ def _take(inputs: Profiler, targets: TargetCollector, piece: Piece, start: int, 
         targets.add(piece.targets)
 
 
-def _chunks(chunks: Callable[[], Iterator[tuple[Array, Array | None]]]) -> Iterator[Piece]:
-    for inputs, targets in chunks():
+def _chunks(chunks: Iterator[tuple[Array, Array | None]]) -> Iterator[Piece]:
+    for inputs, targets in chunks:
         yield Piece(_numeric(inputs, "the file"), targets)
 
 
 def _batches(source: DataSource) -> Iterator[Piece]:
-    for batch in source.batches():
+    for batch in source.batches(WISH):
         key, value, others = _main(batch.inputs)
         if value is None:
             raise NndiagError(

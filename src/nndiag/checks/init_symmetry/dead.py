@@ -1,0 +1,116 @@
+"""Findings about parameters that no gradient ever reaches because of how they were initialised."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from nndiag.checks.init_symmetry.groups import place
+from nndiag.core.findings import Evidence, Measurement, Skip
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.init_symmetry.live import Scene
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.lab.symmetry_dead import DeadPath
+
+
+def examine(scene: Scene) -> Iterator[Observation]:
+    """Yield a finding for each dead path, and say which parameters were not exercised."""
+    starvation, judgement = scene.starvation, scene.judgement
+    if starvation is None or judgement is None:
+        return
+    paths = [path for path in starvation.paths if any(scene.check.wants_layer(name) for name in path.blockers)]
+    for path in paths:
+        finding = _finding(scene, path)
+        scene.findings.append(finding)
+        yield finding
+    if paths:
+        yield from _where_it_ends(scene)
+    for names, reason in (
+        (
+            starvation.by_design,
+            "no initial values bring gradient here: the architecture, the batch or the loss does not use it",
+        ),
+        (starvation.unused, "not exercised: the loss does not depend on it"),
+    ):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            yield Skip("SYM202", reason, shown)
+            yield Measurement("tensors_without_gradient", len(names), "tensors", reason.split(":")[0])
+
+
+def _finding(scene: Scene, path: DeadPath) -> Finding:
+    assert scene.judgement is not None  # noqa: S101 - the caller has looked
+    steps = scene.judgement.trial.steps
+    numel = sum(scene.bench.start[name].numel() for name in path.starved)
+    first = path.blockers[0]
+    following = path.blockers[1] if len(path.blockers) > 1 else _reader(scene, first)
+    if len(path.zero) > 1:
+        names = ", ".join(f'"{name}"' for name in path.zero[:4])
+        cause = f"{len(path.zero)} zero factors in series ({names})"
+        why = "each factor's gradient is multiplied by the other one, which is zero, so neither ever moves"
+        cure = "leave one of them random: a single zero factor wakes up after one step (LoRA: A random, B zero)"
+    elif path.zero:
+        cause = f'"{first}" is zero and what reads it passes no gradient at zero'
+        why = "torch's relu'(0) is 0: units that start at exactly zero output get no gradient and stay there"
+        cure = "use the default initialisation or nn.init.kaiming_normal_, or an activation with slope at 0 (LeakyReLU, GELU)"
+    else:
+        cause = f'the activation behind "{first}" is off for every input'
+        why = "where every unit of a layer is switched off, no gradient passes, and its biases can never rise again"
+        cure = "start the bias at 0 and scale the inputs; nn.init.kaiming_normal_ for the weights"
+    shown = ", ".join(path.starved[:4]) + (f" and {len(path.starved) - 4} more" if len(path.starved) > 4 else "")
+    return found(
+        "SYM202",
+        f"no gradient ever reaches {len(path.starved)} tensors ({numel:,} parameters): {cause}",
+        where=place(scene, first, following),
+        evidence=Evidence(
+            value=0.0,
+            unit="gradient",
+            threshold=0.0,
+            n={"steps": steps, "samples": scene.rows, "parameters": numel},
+            seed=scene.subject.run.seed,
+            detail=f"exactly zero at every step for {shown}; drawn afresh, gradient arrives within {steps} steps",
+        ),
+        means=why,
+        fix=cure + "; Keras: kernel_initializer='he_normal'",
+    )
+
+
+def _reader(scene: Scene, name: str) -> str | None:
+    """The first weighted layer behind a module."""
+    flow = scene.signals.flow if scene.signals else None
+    if flow is None:
+        return None
+    call = next((step for step in flow.steps if step.kind == "module" and step.name == name), None)
+    ends = flow.after(call, through=("shape", "dropout", "pool", "activation", "normaliser")) if call else ()
+    return next((step.name or step.owner for step in ends), None)
+
+
+def _where_it_ends(scene: Scene) -> Iterator[Observation]:
+    """Where the loss goes when only the output bias learns: to the entropy of the class prior."""
+    prior = class_prior_entropy(scene)
+    if prior is None or scene.bench.objective is None or scene.bench.objective.name != "cross_entropy":
+        return
+    if scene.subject.run.seconds_left < 5:
+        return
+    trial = scene.bench.run(min(scene.check.steps, 100))
+    if trial.losses:
+        yield Measurement("loss_start", trial.losses[0], "nats")
+        yield Measurement("loss_after_steps", trial.losses[-1], "nats", f"{trial.steps} steps")
+        yield Measurement("class_prior_entropy", prior, "nats")
+
+
+def class_prior_entropy(scene: Scene) -> float | None:
+    """H of the classes in the batches, where targets are class ids."""
+    counts: Counter[int] = Counter()
+    for batch in scene.bench.batches:
+        targets: Any = batch.targets
+        if not hasattr(targets, "is_floating_point") or targets.is_floating_point() or targets.dim() != 1:
+            return None
+        counts.update(targets.tolist())
+    total = sum(counts.values())
+    return -sum(n / total * math.log(n / total) for n in counts.values()) if total else None

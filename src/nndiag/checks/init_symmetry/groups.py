@@ -1,0 +1,184 @@
+"""Findings about groups of identical units: stuck, told apart by rounding, by dropout; locked by a sign."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nndiag.core.findings import Evidence, Judged, Measurement, Series, Where
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.init_symmetry.live import Scene
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.lab.symmetry import Mirror, Twins
+    from nndiag.lab.symmetry_judge import Verdict
+
+CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
+
+
+def examine(scene: Scene) -> Iterator[Observation]:
+    """Yield a finding for every layer whose identical units are not told apart by what they learn."""
+    from nndiag.lab.symmetry import same_place
+
+    judgement = scene.judgement
+    if judgement is None:
+        return
+    sick = {id(item.twins): item for item in judgement.verdicts if item.kind in CODES}
+    for bundle in same_place([item.twins for item in sick.values()]):
+        verdicts = [sick[id(twins)] for twins in bundle]
+        finding = _finding(scene, verdicts)
+        scene.findings.append(finding)
+        yield finding
+    for mirror in judgement.mirrors:
+        finding = mirror_finding(scene, mirror, measured=True)
+        scene.findings.append(finding)
+        yield finding
+    yield from (Judged(code) for code in ("SYM201", "SYM204"))
+    if any(item.gaps is not None for item in judgement.verdicts):
+        yield Judged("SYM203")
+    yield from _numbers(judgement.verdicts)
+
+
+def place(scene: Scene, name: str, following: str | None = None) -> Where:
+    """The module's dotted name, class and the line that built it."""
+    from dataclasses import replace
+
+    from nndiag.lab.sites import locate
+
+    try:
+        module = scene.bench.model.get_submodule(name)
+    except AttributeError:  # a bare parameter
+        owner = name.rpartition(".")[0]
+        where = locate(scene.bench.model.get_submodule(owner), owner)
+        return replace(where, module=name, next=following)
+    return replace(locate(module, name), next=following)
+
+
+def condition(scene: Scene, twins: Twins) -> tuple[str, tuple[str, ...]]:
+    """Which half of the condition holds, in words, and who reads the units."""
+    from nndiag.lab.symmetry_flow import outgoing, refine
+
+    far = outgoing(scene.signals.flow if scene.signals else None, twins.view, scene.bench.start)
+    labels = far.labels()
+    if far.answer:
+        return "incoming weights identical; the units are the model's output", far.readers
+    if labels is None:
+        return "incoming weights identical, outgoing ones not known", far.readers
+    kept = sum(group.size for group in refine(twins.groups, labels))
+    if kept == twins.size:
+        return "incoming and outgoing weights identical", far.readers
+    if kept:
+        return f"incoming weights identical, outgoing ones for {kept} of {twins.size} units", far.readers
+    return "incoming weights identical, outgoing ones differ", far.readers
+
+
+def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
+    first = verdicts[0]
+    view, rest = first.view, first.rest or first.twins
+    names = [item.view.label for item in verdicts]
+    words, readers = condition(scene, rest)
+    stuck = rest.size - len(rest.groups)
+    size = f"{first.twins.width} distinct units of {view.units} at the start, {rest.width} after {first.steps} steps"
+    also = f" (likewise {', '.join(names[1:])})" if names[1:] else ""
+    evidence = Evidence(
+        value=float(rest.width),
+        unit="distinct units",
+        threshold=float(view.units),
+        n={"units": view.units, "steps": first.steps, "samples": scene.rows},
+        seed=scene.subject.run.seed,
+        detail=f"{words}; groups {rest.shown()}; units count as one while they move alike to "
+        f"{scene.check.tolerance:g} of their displacement; {scene.bench.dtype}, dropout off{also}".replace(
+            "torch.", ""
+        ),
+    )
+    where = place(scene, view.module, readers[0] if readers else None)
+    healed = (
+        f"drawn afresh, the same {first.steps} steps give {first.healed} distinct units of {view.units}"
+        if first.healed
+        else ""
+    )
+    cure = (
+        "use the layer's default initialisation or nn.init.kaiming_normal_(weight), never a constant or a copied row "
+        f"({healed}). Keras: kernel_initializer='he_normal'"
+    )
+    if first.helps:
+        cure += f"; {first.helps[0]} alone would break the tie too"
+    if first.kind == "rounding only":
+        low, exact = first.gaps or (0.0, 0.0)
+        return found(
+            "SYM203",
+            f'{stuck + len(rest.groups)} identical units in "{view.label}" are told apart by rounding only: {size} in float64',
+            where=where,
+            evidence=Evidence(
+                value=low,
+                unit="of the displacement",
+                threshold=0.001,
+                n={"units": view.units, "steps": scene.check.steps, "samples": scene.rows},
+                seed=scene.subject.run.seed,
+                detail=f"gap {low:.2g} in {first.dtype} and {exact:.2g} in float64 at step {first.gap_step}; {words}",
+            ),
+            means="the gap starts at rounding level, grows by itself and moves with the precision: no data is in it, "
+            "and hardware, batch size or a library version decide what is learned",
+            fix=cure,
+        )
+    if first.kind == "dropout only":
+        return found(
+            "SYM204",
+            f'{stuck + len(rest.groups)} identical units in "{view.label}" are told apart by dropout only: {size} without it',
+            where=where,
+            evidence=evidence,
+            means="random masks break the tie, the loss does not: the units part slowly and start as one",
+            fix=cure,
+        )
+    return found(
+        "SYM201",
+        f'{rest.size} of {view.units} units in "{view.label}" stay identical: {size}',
+        where=where,
+        evidence=evidence,
+        means="equal incoming weights, biases and outgoing weights get equal gradients, so every optimizer that treats "
+        f"weights alike keeps them equal for ever; the layer can never be wider than {rest.width}",
+        fix=cure,
+    )
+
+
+def mirror_finding(scene: Scene, mirror: Mirror, *, measured: bool) -> Finding:
+    """Units that are each other's negative, through an odd activation."""
+    pairs = ", ".join(f"{left}/{right}" for left, right in mirror.pairs[:4])
+    steps = scene.judgement.trial.steps if measured and scene.judgement else 0
+    said = f"and moved exactly against each other for {steps} steps" if measured else "as initialised"
+    return found(
+        "SYM003",
+        f'{len(mirror.pairs)} pair(s) of units in "{mirror.view.label}" are each other\'s negative {said}: {pairs}',
+        where=place(scene, mirror.view.module),
+        evidence=Evidence(
+            value=float(2 * len(mirror.pairs)),
+            unit="units",
+            threshold=0.0,
+            n={"units": mirror.view.units, "steps": steps},
+            detail=f"incoming row, bias and outgoing column negated; {scene.bench.dtype}".replace("torch.", ""),
+        ),
+        means="through an odd activation (tanh, none) both compute the same function, for ever: "
+        f"{mirror.view.units - len(mirror.pairs)} of {mirror.view.units} units are left",
+        fix="draw the rows independently (nn.init.xavier_normal_); Keras: kernel_initializer='glorot_normal'",
+    )
+
+
+def _numbers(verdicts: list[Verdict]) -> Iterator[Observation]:
+    for item in verdicts:
+        label = item.view.label
+        yield Measurement("effective_width_start", item.twins.width, "units", label)
+        yield Measurement("effective_width_steps", item.width_after, "units", label)
+        if item.healed is not None:
+            yield Measurement("effective_width_fixed", item.healed, "units", label)
+            yield Series(
+                name=f"effective width {label}",
+                x=[0, item.steps],
+                y=[float(item.twins.width), float(item.width_after)],
+                unit="distinct units",
+                x_unit="steps",
+                group="effective width",
+                kind="step",
+                threshold=float(item.view.units),
+            )

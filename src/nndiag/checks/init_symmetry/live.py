@@ -1,0 +1,228 @@
+"""The examination of a model that can be run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nndiag.checks.init_symmetry import dead, groups, signals, static, tables
+from nndiag.core.errors import NndiagError, NothingApplicableError
+from nndiag.core.findings import Evidence, Fact, Judged, Skip, Step
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.init_symmetry import InitSymmetry
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.core.subject import Batch, Subject
+    from nndiag.lab.bench import Bench
+    from nndiag.lab.symmetry_dead import Starvation
+    from nndiag.lab.symmetry_judge import Judgement
+    from nndiag.lab.symmetry_signal import Signals
+    from nndiag.lab.units import UnitView
+
+BATCHES = 4
+ROWS = 32  # per step, unless the user's batches are given
+HEAVY = 400_000_000  # parameters that are not trained here: the copies would not fit beside the model
+RESERVE = 1.0  # seconds kept for the report
+DYNAMIC = ("SYM201", "SYM202", "SYM203", "SYM204")
+STATIC = ("SYM001", "SYM002", "SYM003")
+
+
+@dataclass(slots=True)
+class Scene:
+    """What the parts of the examination share."""
+
+    check: InitSymmetry
+    subject: Subject
+    bench: Bench
+    views: list[UnitView]
+    rows: int
+    signals: Signals | None = None
+    judgement: Judgement | None = None
+    starvation: Starvation | None = None
+    findings: list[Finding] = field(default_factory=list)
+    accuracy: float | None = None
+
+    @property
+    def head(self) -> tuple[str, ...]:
+        """Parameters of the output layer: the last weighted layer that ran."""
+        if self.signals is None or self.signals.flow is None:
+            return ()
+        sites = self.signals.of_role("affine")
+        name = sites[-1].call.name if sites and sites[-1].call.module is not None else None
+        own = self.bench.parameters
+        return tuple(key for key in own if name is not None and key.rpartition(".")[0] == name)
+
+
+def examine_model(check: InitSymmetry, subject: Subject) -> Iterator[Observation]:
+    """Yield static findings, signals and verdicts for a live model."""
+    run = subject.run
+    dynamic = run.train is not False and run.wants(*DYNAMIC)
+    bench = _bench(check, subject)
+    total = sum(item.numel() for item in bench.model.parameters())
+    yield Fact("parameters", total, f"{total:,} parameters")
+    if total == 0:
+        raise NothingApplicableError("the model has no parameters", hint="nothing is initialised here")
+    from nndiag.lab.symmetry_judge import views_of
+
+    views = views_of(bench, check.wants_layer)
+    rows = sum(_rows(batch) for batch in bench.batches)
+    yield Fact("layers", len(views), f"{len(views)} layers with {sum(view.units for view in views):,} units")
+    data = subject.data
+    yield Fact("data", data.name if data else "none", f"data {data.name}" if data else "no data")
+    yield Fact("precision", str(bench.dtype).removeprefix("torch."), "")
+    scene = Scene(check, subject, bench, views, rows)
+    yield from _nonfinite(scene)
+    yield Step("forward and backward", 0.1)
+    yield from _signals(scene)
+    if dynamic and total > HEAVY:
+        yield from (Skip(code, f"{total:,} parameters are not trained here") for code in DYNAMIC)
+    elif dynamic:
+        yield Step("first steps", 0.3)
+        yield from _dynamic(scene)
+    else:
+        why = "--no-train" if run.train is False else "not selected"
+        yield from (Skip(code, why) for code in DYNAMIC if run.wants(code))
+    yield from static.examine(scene)
+    yield from tables.report(scene)
+
+
+def _bench(check: InitSymmetry, subject: Subject) -> Bench:
+    from nndiag.lab.bench import build_bench
+
+    if subject.data is None or subject.model is None:
+        raise NndiagError(
+            "there are no inputs to run the model on", hint="give DATA, or --data synthetic:normal,shape=…"
+        )
+    return build_bench(
+        subject.model, _batches(check, subject), subject.training, seed=subject.run.seed, device=subject.run.device
+    )
+
+
+def _batches(check: InitSymmetry, subject: Subject) -> list[Batch]:
+    """A few batches of the user's size, or of a size that keeps the steps cheap."""
+    from nndiag.core.subject import Batch as Pair
+    from nndiag.lab.forward import as_tensors, take
+
+    assert subject.data is not None  # noqa: S101 - the caller has looked
+    size = subject.training.batch_size or ROWS
+    batches: list[Batch] = []
+    rows = 0
+    for batch in subject.data.batches(size):
+        tensors = Pair(as_tensors(batch.inputs), as_tensors(batch.targets))
+        batches.append(take(tensors, max(size, 2)))
+        rows += _rows(batches[-1])
+        if len(batches) >= BATCHES or rows >= check.samples:
+            break
+    if not batches:
+        raise NothingApplicableError("the data is empty", hint="give at least one batch")
+    return batches
+
+
+def _rows(batch: Any) -> int:
+    from nndiag.lab.forward import batch_rows
+
+    try:
+        return batch_rows(batch)
+    except NndiagError:
+        return 1
+
+
+def _nonfinite(scene: Scene) -> Iterator[Observation]:
+    """Weights that are no numbers make every verdict void."""
+    import torch
+
+    bad = [
+        name for name, item in scene.bench.start.items() if item.is_floating_point() and not torch.isfinite(item).all()
+    ]
+    if bad:
+        names = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+        raise NndiagError(
+            f"{len(bad)} tensors hold NaN or infinity: {names}", hint="identical units cannot be judged there"
+        )
+    yield from ()
+
+
+def _signals(scene: Scene) -> Iterator[Observation]:
+    from nndiag.lab.symmetry_signal import measure
+
+    try:
+        inputs, rows = signals.wide_batch(scene)
+        scene.signals = measure(scene.bench, inputs, rows)
+    except (NndiagError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        yield from (Skip(code, f"the watched forward failed: {reason}") for code in signals.CODES)
+        return
+    if scene.subject.run.wants(*signals.CODES):
+        yield from signals.examine(scene)
+
+
+def _dynamic(scene: Scene) -> Iterator[Observation]:
+    """Run the steps, judge, and say what was not finished."""
+    from nndiag.lab.symmetry_dead import examine
+    from nndiag.lab.symmetry_judge import judge
+
+    subject, check = scene.subject, scene.check
+    asked = (
+        subject.training.optimizer is not None or subject.training.steps is not None or subject.training.lr is not None
+    )
+
+    def time_left() -> bool:
+        return subject.run.seconds_left > RESERVE
+
+    if not time_left():
+        yield from _stopped(DYNAMIC)
+        return
+    scene.judgement = judge(
+        scene.bench,
+        scene.views,
+        tolerance=check.tolerance,
+        own=(lambda: _own(scene)) if asked else None,
+        steps=check.steps,
+        time_left=time_left,
+        head=scene.head,
+    )
+    trial = scene.judgement.trial
+    if not trial.finite:
+        reason = f"the loss or a gradient became NaN or infinite at step {trial.steps}"
+        yield from (Skip(code, reason) for code in DYNAMIC)
+        return
+    if not any(trial.level(step) > 0 for step in range(trial.steps)):
+        yield from (Skip(code, "no gradient reaches any parameter from this loss") for code in DYNAMIC[:1])
+    yield from groups.examine(scene)
+    yield Step("dead paths", 0.8)
+    if time_left():
+        scene.starvation = examine(scene.bench, trial, None, trial.steps)
+        yield from dead.examine(scene)
+        yield Judged("SYM202")
+    else:
+        yield from _stopped(("SYM202",))
+
+
+def _own(scene: Scene) -> Bench:
+    """A second private copy, in the precision that the user trains in."""
+    from nndiag.lab.bench import build_bench
+
+    subject = scene.subject
+    assert subject.model is not None  # noqa: S101 - the caller has looked
+    return build_bench(
+        subject.model,
+        _batches(scene.check, subject),
+        subject.training,
+        seed=subject.run.seed,
+        device=subject.run.device,
+        exact=False,
+    )
+
+
+def _stopped(codes: tuple[str, ...]) -> Iterator[Observation]:
+    yield from (Skip(code, "the time budget was spent") for code in codes)
+    yield found(
+        "NND902",
+        "the time budget ended before the steps were run",
+        evidence=Evidence(unit="s"),
+        means="what was not run is listed as skipped",
+        fix="raise --max-seconds",
+    )

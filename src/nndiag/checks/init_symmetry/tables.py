@@ -1,0 +1,127 @@
+"""The main table, the accuracy that identical starts did not prevent, and the answer in one sentence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nndiag.checks.init_symmetry.dead import class_prior_entropy
+from nndiag.core.findings import Answer, Measurement, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.init_symmetry.live import Scene
+    from nndiag.core.findings import Observation, Scalar
+
+MOST_ROWS = 24
+
+
+def report(scene: Scene) -> Iterator[Observation]:
+    """Yield table, accuracy and answer."""
+    yield from _layers(scene)
+    yield from _accuracy(scene)
+    yield Answer(_answer(scene))
+
+
+def _layers(scene: Scene) -> Iterator[Observation]:
+    """Layers with groups first, then the others as far as there is room."""
+    judgement = scene.judgement
+    verdicts = {id(item.view): item for item in judgement.verdicts} if judgement else {}
+    flagged = {item.where.module: item.severity.word for item in reversed(scene.findings)}
+    rows: list[list[Scalar]] = []
+    quiet: list[list[Scalar]] = []
+    for view in scene.views:
+        verdict = verdicts.get(id(view))
+        status = flagged.get(view.module, "ok" if judgement else "skipped")
+        if verdict is None:
+            word = "distinct" if status in {"ok", "skipped"} else ""
+            row: list[Scalar] = [view.label, view.units, None, None, word, status]
+            (rows if status not in {"ok", "skipped"} else quiet).append(row)
+            continue
+        broken = verdict.kind not in {"stuck", "rounding only", "dropout only", "no gradient"}
+        words = f"breaks: {verdict.kind}" if broken else verdict.kind
+        after = verdict.width_after if verdict.kind != "no gradient" else verdict.twins.width
+        rows.append([view.label, view.units, verdict.twins.width, after, words, status])
+    shown = [*rows, *quiet][:MOST_ROWS]
+    yield Table("units", ("layer", "units", "distinct", "later", "verdict", "status"), shown, main=True)
+    fixed = [
+        (item.view.label, item.view.units, item.width_after, item.healed, ", ".join(item.helps))
+        for item in verdicts.values()
+        if item.healed is not None
+    ]
+    if fixed:
+        yield Table(
+            "the fix at work: these layers drawn afresh, the same steps",
+            ("layer", "units", "distinct now", "distinct fixed", "also helps"),
+            fixed,
+        )
+    if judgement is not None:
+        trial = judgement.trial
+        waking = [
+            (name, trial.first_arrival(name), float(f"{trial.strongest(name):.3g}"))
+            for name in trial.arrival
+            if (trial.first_arrival(name) or 0) > 0
+        ]
+        if waking:
+            yield Table("zeros that wake up", ("tensor", "first gradient at step", "share of the strongest"), waking)
+
+
+def _accuracy(scene: Scene) -> Iterator[Observation]:
+    """Where something started identical and targets are classes: what micro-training reaches all the same."""
+    from nndiag.lab.symmetry_judge import accuracy
+
+    judgement = scene.judgement
+    if judgement is None or not judgement.verdicts or class_prior_entropy(scene) is None:
+        return
+    if scene.bench.objective is None or scene.subject.run.seconds_left < 5 or scene.check.steps < 1:
+        return
+    losses, share = accuracy(scene.bench, scene.check.steps)
+    if share is not None:
+        yield Measurement("accuracy_after_steps", share, "share of right classes", f"{scene.check.steps} steps")
+        yield Measurement("loss_first", losses[0], "nats")
+        yield Measurement("loss_last", losses[-1], "nats")
+        scene.accuracy = share
+
+
+def _answer(scene: Scene) -> str:
+    judgement, starvation = scene.judgement, scene.starvation
+    units = sum(view.units for view in scene.views)
+    scope = f"{units:,} units in {len(scene.views)} layers"
+    if judgement is None:
+        n = sum(item.rule.code in {"SYM001", "SYM002", "SYM003"} for item in scene.findings)
+        return (
+            f"By the weights alone {n} layer(s) may be trapped, of {scope}; no steps were run."
+            if n
+            else (f"By the weights alone nothing is trapped: {scope}; no steps were run.")
+        )
+    stuck = [item for item in judgement.verdicts if item.kind == "stuck"]
+    other = [item for item in judgement.verdicts if item.kind in {"rounding only", "dropout only"}]
+    broken = [
+        item
+        for item in judgement.verdicts
+        if item.kind not in {"stuck", "rounding only", "dropout only", "no gradient"}
+    ]
+    steps = judgement.trial.steps
+    parts = []
+    if stuck:
+        worst = max(stuck, key=lambda item: item.view.units - item.width_after)
+        parts.append(
+            f'{len(stuck)} layer(s) hold units that never come apart, worst "{worst.view.label}" with '
+            f"{worst.width_after} distinct of {worst.view.units} after {steps} steps"
+        )
+    if other:
+        parts.append(
+            f"{len(other)} layer(s) come apart by {' and '.join(sorted({item.kind.split()[0] for item in other}))} only"
+        )
+    if starvation and starvation.paths:
+        tensors = sum(len(path.starved) for path in starvation.paths)
+        parts.append(f"no gradient ever reaches {tensors} tensors")
+    if judgement.mirrors:
+        parts.append(f"{sum(len(item.pairs) for item in judgement.mirrors)} pair(s) are locked by their sign")
+    if parts:
+        return "Trapped: " + "; ".join(parts) + "."
+    if broken:
+        by = ", ".join(sorted({item.kind for item in broken}))
+        tail = f"; accuracy after {scene.check.steps} steps {scene.accuracy:.0%}" if scene.accuracy is not None else ""
+        return f"Nothing is trapped: of {scope}, {len(broken)} layer(s) start with identical units and come apart within {steps} steps, by: {by}{tail}."
+    return f"Nothing is trapped: {scope}, all different at the start or told apart within {steps} steps, and gradient arrives."
