@@ -111,9 +111,7 @@ def _read(run: object, whole: Mapping[str, Any]) -> Report:
             _look(item, shape, key)
     for series in report.series:
         if not all(isinstance(value, (int, float)) for value in (*series.x, *series.y)):
-            raise NndiagError(
-                f"the stored run is damaged: series '{series.name}' holds no numbers", hint=AGAIN
-            )
+            raise NndiagError(f"the stored run is damaged: series '{series.name}' holds no numbers", hint=AGAIN)
     return report
 
 

@@ -24,9 +24,7 @@ def render_github(reports: Sequence[Report]) -> str:
 
     GitHub shows ten of each level per step, so the worst come first across checks.
     """
-    lines = [
-        _command("error", "", 0, f"nndiag {r.command}", r.error) for r in reports if r.status == "failed"
-    ]
+    lines = [_command("error", "", 0, f"nndiag {r.command}", r.error) for r in reports if r.status == "failed"]
     pairs = [(report, item) for report in reports for item in report.active]
     for report, item in sorted(pairs, key=lambda pair: -pair[1].severity):
         path, line, real = words.uri(report, item.where)

@@ -27,7 +27,6 @@ def render_lines(reports: Sequence[Report]) -> str:
         document = report.to_dict()
         head = {"schema_version": SCHEMA_VERSION, "command": report.command, "name": report.name}
         lines += [
-            json.dumps({**head, **finding}, ensure_ascii=False, allow_nan=False)
-            for finding in document["findings"]
+            json.dumps({**head, **finding}, ensure_ascii=False, allow_nan=False) for finding in document["findings"]
         ]
     return "".join(f"{line}\n" for line in lines)

@@ -71,9 +71,7 @@ def _judged(report: Report, code: str, findings: list[Finding]) -> ET.Element:
             if place.line:
                 case.set("line", str(place.line))
         # One failure per case: several are beyond what most readers count.
-        failure = ET.SubElement(
-            case, "failure", message=safe(failing[0].message), type=failing[0].severity.word
-        )
+        failure = ET.SubElement(case, "failure", message=safe(failing[0].message), type=failing[0].severity.word)
         failure.text = safe("\n\n".join(map(_words, failing)))
     quiet = [item for item in findings if item not in failing]
     if quiet:
@@ -110,6 +108,4 @@ def safe(value: object) -> str:
         >>> safe("a" + chr(27) + "b")
         'a\\x1bb'
     """
-    return UNSAFE.sub(
-        lambda match: match.group().encode("unicode_escape", "backslashreplace").decode(), str(value)
-    )
+    return UNSAFE.sub(lambda match: match.group().encode("unicode_escape", "backslashreplace").decode(), str(value))

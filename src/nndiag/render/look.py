@@ -47,9 +47,7 @@ class Look:
         elif columns.isdigit() and int(columns) > 0:
             width = int(columns)
         else:
-            width = (
-                min(shutil.get_terminal_size((PIPED_WIDTH, 24)).columns, WIDE) if terminal else PIPED_WIDTH
-            )
+            width = min(shutil.get_terminal_size((PIPED_WIDTH, 24)).columns, WIDE) if terminal else PIPED_WIDTH
         encoding = (getattr(out, "encoding", None) or "utf-8").lower().replace("-", "")
         return cls(
             width=max(NARROW, width),
