@@ -132,6 +132,9 @@ def standardised(one: Summary) -> bool:
 def _described(slope: Array, offset: Array, train: Summary) -> str:
     """Words for a map without a name, or nothing."""
     level = np.abs(slope) * np.maximum(train.sd, 1e-30)
+    kept = (np.abs(slope - 1) <= EXACT) & (np.abs(offset) <= EXACT * level)
+    if len(slope) > 2 and kept.mean() >= 0.5:
+        return ""  # some features only: their names say more
     if (np.abs(slope - 1) < EXACT).all():
         if (np.abs(offset - offset[0]) <= EXACT * (level + abs(offset[0]))).all():
             return f"serving is shifted by {offset[0]:+.4g}"
@@ -140,7 +143,8 @@ def _described(slope: Array, offset: Array, train: Summary) -> str:
     if same and (np.abs(offset) <= EXACT * level).all():
         return f"serving is {slope[0]:.4g} times training"
     if standardised(train):
-        back = (offset < -0.1 * level).mean() > 0.8  # (z - m)/s of positive raw features lies below zero
+        moved = np.abs(offset) > 0.2 * level
+        back = moved.any() and (offset[moved] < 0).mean() > 0.8  # (z - m)/s of positive raw features lies below zero
         return "training is standardised, serving is standardised twice" if back else "serving is not standardised"
     varying = train.sd > 1e-8
     away = np.abs(offset + slope * train.mean)[varying]
@@ -171,7 +175,10 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
     fitting = [one for one in candidates if _fits(one, before, after, (0.1, 0.1))]
     if not fitting:
         return _estimated(before, after)
-    best: Change = min(fitting, key=lambda one: _distance(one, before, after))
+    scores = [_chi_square(one, before, after) for one in fitting]
+    best: Change = next(
+        one for one, score in zip(fitting, scores, strict=True) if score <= min(scores) + 9
+    )  # 255, not 256
     return replace(best, name=in_context(best.name, before), exact=False)
 
 
@@ -251,12 +258,6 @@ def _fits(change: Change, before: Summary, after: Summary, slack: tuple[float, f
     return bool(inside.all())
 
 
-def _distance(change: Change, before: Summary, after: Summary) -> float:
-    """Sum of squared distances, for choosing among maps that fit."""
-    shift, _, grown, _ = _gaps(change, before, after)
-    return float((shift**2 + grown**2).sum())
-
-
 def _chi_square(change: Change, before: Summary, after: Summary) -> float:
     """Sum of squared standardised distances, with one per cent of an sd as a floor for the errors."""
     shift, shift_se, grown, grown_se = _gaps(change, before, after)
@@ -273,6 +274,12 @@ def _estimated(before: Summary, after: Summary) -> Change | None:
     if both.any() and (np.abs(np.log(slope[both])) <= ERRORS * near[both] + SLACK).all():
         slope = np.ones_like(slope)
         offset = after.mean - before.mean
+    shift, shift_se, grown, grown_se = _gaps(
+        Change("", np.ones_like(slope), np.zeros_like(slope), order), before, after
+    )
+    kept = (np.abs(shift) <= ERRORS * shift_se + DRIFT[0]) & (np.abs(grown) <= ERRORS * grown_se + DRIFT[1])
+    if len(slope) > 2 and kept.mean() >= 0.5:
+        return Change("", np.where(kept, 1.0, slope), np.where(kept, 0.0, offset), order)
     shared = Change("", np.full_like(slope, np.median(slope)), np.zeros_like(slope), order)
     if _fits(shared, before, after, (0.1, 0.1)):
         return replace(shared, name=f"serving is about {shared.slope[0]:.3g} times training")

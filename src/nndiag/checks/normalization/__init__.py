@@ -18,7 +18,7 @@ from nndiag.core.rules import found
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nndiag.core.findings import Observation
+    from nndiag.core.findings import Observation, Scalar
     from nndiag.core.subject import DataSource, Subject
     from nndiag.lab.scale import Seen
 
@@ -135,7 +135,7 @@ def _numbers(seen: Seen, view: View, ids: str) -> Iterator[Observation]:
     flat = np.moveaxis(profile.finite_sample, 1, 2).reshape(-1, profile.features)
     centre, spread = robust(flat[:: max(1, len(flat) // 20_000)])
     shown = range(min(profile.features, BARS))
-    rows = [
+    rows: list[tuple[Scalar, ...]] = [
         (
             view.column(j),
             *(_short(part[j]) for part in (moments.low, moments.high, moments.mean, moments.sd, centre, spread)),
@@ -189,13 +189,17 @@ def _whole(profile: object) -> tuple[str, float, float, float, float]:
 
 def _answer(seen: Seen, collected: list[Finding], ids: str) -> str:
     """The question answered in one sentence."""
+    import numpy as np
+
     profile = seen.inputs
     _, low, high, mean, sd = _whole(profile)
+    if not np.isfinite([low, high]).all():
+        return "no input value is finite"
     called = range_name(profile)
     numbers = f"{called or f'{low:g} to {high:g}'} (mean {mean:g}, sd {sd:g})"
     worst = sorted(collected, key=lambda item: -item.severity)
     if ids:
-        return f"inputs are ids ({low:g} to {high:g}), which need no scaling" + (
+        return f"inputs are ids or counts ({low:g} to {high:g}), which need no scaling" + (
             f"; {worst[0].message}" if worst else ""
         )
     if not worst:

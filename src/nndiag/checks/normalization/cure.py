@@ -19,7 +19,10 @@ def range_name(profile: Profile) -> str:
     low, high = float(moments.low.min()), float(moments.high.max())
     sample = profile.finite_sample.reshape(-1)[:200_000]
     whole = len(sample) > 0 and bool((sample == np.round(sample)).all())
-    if profile.dtype == "uint8" or (whole and low >= 0 and 128 <= high <= 255 and len(np.unique(sample)) > 16):
+    pixels = profile.layout.kind == "images" or profile.features >= 16
+    if profile.dtype == "uint8" or (
+        pixels and whole and low >= 0 and 128 <= high <= 255 and len(np.unique(sample)) > 16
+    ):
         return "0-255 pixel values"
     if profile.dtype == "int16" or (whole and low < -1000 and low >= -32768 and high <= 32767):
         return "16-bit audio" if low < -1000 and high > 1000 else "16-bit integers"

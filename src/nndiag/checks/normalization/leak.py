@@ -100,7 +100,7 @@ def _own_range(profile: Profile) -> bool:
         return False
     ends = (np.abs(profile.moments.low) < 1e-6) & (np.abs(profile.moments.high - 1) < 1e-6)
     single = ((x <= 1e-6).sum(axis=(0, 2)) <= 2) & ((x >= 1 - 1e-6).sum(axis=(0, 2)) <= 2)
-    return bool(ends.mean() > 0.9 and (single | ~ends).all())
+    return bool((ends & single).mean() > 0.5 and ends.mean() > 0.9)
 
 
 def _leak(view: View, words: str, statistic: tuple[float, float], sides: tuple[Profile, Profile]) -> Finding:

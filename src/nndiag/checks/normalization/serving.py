@@ -6,15 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.normalization.leak import leaked
+from nndiag.checks.normalization.view import SPARSE
 from nndiag.core.errors import NndiagError
-from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Severity, Skip, Table, Where
+from nndiag.core.findings import Evidence, Fact, Finding, Judged, Measurement, Severity, Skip, Table, Where
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nndiag.checks.normalization.view import View
-    from nndiag.core.findings import Finding, Observation
+    from nndiag.core.findings import Observation
     from nndiag.lab.scale import Seen
     from nndiag.science.moments import Array
     from nndiag.science.preprocessing_names import Change
@@ -44,14 +45,24 @@ def examine_pair(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
         x, y = (part[:, :, np.linspace(0, part.shape[2] - 1, keep).round().astype(int)] for part in (x, y))
     yield from (Judged(code) for code in ("NRM006", "NRM007", "NRM008"))
     same_rows = mine.rows == theirs.rows and len(x) == len(y) and mine.shape == theirs.shape
+    leaks = list(leaked(train, serve, view))
     verdict, change = _transform(train, serve, view, x, y)
+    yield from leaks
+    if verdict is not None and change is not None and not (change.exact or change.name) and _found(leaks):
+        verdict = None  # the leak explains it
     if verdict is None and change is not None and change.kind == "identity" and same_rows and change.exact:
         yield Fact("serving", "equal", "serving rows equal training rows in effect")
     if verdict is not None:
         yield verdict
     yield from _rows(view, change)
-    yield from leaked(train, serve, view)
-    yield from _drift(view, x, y, change, verdict)
+    if _found(leaks):
+        yield Skip("NRM010", "the statistics were not fitted on training alone; repair that first")
+    else:
+        yield from _drift(view, x, y, change, verdict)
+
+
+def _found(observations: list[Observation]) -> bool:
+    return any(isinstance(item, Finding) for item in observations)
 
 
 def _must_match(train: Seen, serve: Seen) -> None:
@@ -81,13 +92,12 @@ def _transform(train: Seen, serve: Seen, view: View, x: Array, y: Array) -> tupl
         return _mismatch(
             view, None, f"{side} standardises every sample by its own mean and sd, the other side does not"
         ), None
-    change = compare(x, y, images=images)
-    if images and x.shape == y.shape and (change is None or change.kind == "identity" or not change.name):
-        centred = max(_centre(x), _centre(y)) < 0.05
+    if images and x.shape[1:] == y.shape[1:] and max(_centre(x), _centre(y)) < 0.05:
         levels = position_structure(x), position_structure(y)
-        if centred and min(levels) < FLAT and max(levels) > STRUCTURED:
+        if min(levels) < FLAT and max(levels) > STRUCTURED:
             side = "training" if levels[0] < levels[1] else "serving"
             return _mismatch(view, None, f"{side} subtracts the mean image, the other side a mean per channel"), None
+    change = compare(x, y, images=images)
     if change is None or change.kind == "identity":
         return None, change
     return _named(view, change, x, y), change
@@ -124,10 +134,10 @@ def _named(view: View, change: Change, x: Array, y: Array) -> Finding | None:
         return _mismatch(view, change, change.name, (x, y), odd)
     odd = _odd_columns(change, x)
     if change.exact:
-        return _mismatch(view, change, _affine_words(view, change, odd), (x, y), odd)
+        return _mismatch(view, change, _affine_words(view, change, odd, x), (x, y), odd)
     straight = _qq(x, y)
     if len(odd) and (straight[odd] >= STRAIGHT).all():
-        return _mismatch(view, change, _affine_words(view, change, odd), (x, y), odd)
+        return _mismatch(view, change, _affine_words(view, change, odd, x), (x, y), odd)
     return None
 
 
@@ -140,7 +150,17 @@ def _odd_columns(change: Change, x: Array) -> Array:
     grown = np.abs(np.log(np.maximum(np.abs(change.slope), 1e-300)))
     if change.exact:
         return np.flatnonzero((moved > 2e-3) | (grown > 2e-3) | (change.slope < 0))
-    return np.flatnonzero((moved > BIG_SHIFT) | (grown > np.log(BIG_SCALE)))
+    steady = np.array([_commonest(x[:, j]) < SPARSE for j in range(x.shape[1])])  # rare events say little about scale
+    return np.flatnonzero(steady & ((moved > BIG_SHIFT) | (grown > np.log(BIG_SCALE))))
+
+
+def _commonest(values: Array) -> float:
+    """Share of the commonest value."""
+    import numpy as np
+
+    flat = values.reshape(-1)
+    counts = np.unique(flat[:: max(1, len(flat) // 5000)], return_counts=True)[1]
+    return float(counts.max() / counts.sum())
 
 
 def _qq(x: Array, y: Array) -> Array:
@@ -154,14 +174,18 @@ def _qq(x: Array, y: Array) -> Array:
     return np.nan_to_num(affine_unpaired(flat[0], flat[1]).r2, nan=1.0)
 
 
-def _affine_words(view: View, change: Change, odd: Any) -> str:
+def _affine_words(view: View, change: Change, odd: Any, x: Array) -> str:
     """The map of the features that changed."""
     first = int(odd[0]) if len(odd) else 0
     slope, offset = float(change.slope[first]), float(change.offset[first])
     some = f"{view.listed(odd)}: " if len(odd) < len(change.slope) else ""
-    if abs(offset) < 1e-6 * max(abs(slope), 1.0):
-        return f"{some}serving is {slope:.4g} times training"
-    return f"{some}serving is {slope:.4g} x {offset:+.4g} of training" + (" (first feature)" if len(odd) > 1 else "")
+    about, digits = ("", 6) if change.exact else ("about ", 3)
+    if abs(offset) < (1e-6 if change.exact else 0.1) * abs(slope) * max(float(x[:, first].std()), 1e-12):
+        return f"{some}serving is {about}{slope:.{digits}g} times training"
+    if slope == 1:
+        return f"{some}serving is shifted by {about}{offset:+.{digits}g}"
+    more = " (first feature)" if len(odd) > 1 else ""
+    return f"{some}serving is {about}{slope:.{digits}g} times training {offset:+.{digits}g}{more}"
 
 
 def _evidence(change: Change | None, x: Array, y: Array) -> Evidence:
@@ -189,7 +213,7 @@ def _mismatch(
         scale = f" (training mean {x.mean():.4g}, sd {x.std():.4g}; serving mean {y.mean():.4g}, sd {y.std():.4g})"
     few = change is not None and 0 < len(odd) < len(change.slope)
     evidence = _evidence(change, *rows) if rows is not None else Evidence(detail="from the values themselves")
-    unsure = change is not None and not change.exact and not change.name
+    unsure = change is not None and not change.exact and not change.name and not _huge(change, rows)
     return found(
         "NRM006",
         f"{words}{scale}",
@@ -200,6 +224,17 @@ def _mismatch(
         fix="prepare both sides with one function and save its constants with the weights" + _repair(change),
         severity=Severity.WARNING if unsure else None,
     )
+
+
+def _huge(change: Change, rows: tuple[Array, Array] | None) -> bool:
+    """Whether the change is beyond what any drift does: tenfold, or ten standard deviations."""
+    import numpy as np
+
+    grown = float(np.abs(np.log(np.maximum(np.abs(change.slope), 1e-300))).max())
+    if rows is None:
+        return grown > np.log(10)
+    gap = np.abs(change.offset) / np.maximum(rows[0].std(axis=(0, 2)), 1e-9)
+    return grown > np.log(10) or float(gap.max()) > 10
 
 
 def _repair(change: Change | None) -> str:
@@ -240,6 +275,9 @@ def _drift(view: View, x: Array, y: Array, change: Change | None, verdict: Findi
         yield Skip("NRM010", "the sets are prepared differently; repair that first")
         return
     if verdict is not None and change is not None:
+        if change.kind == "swap" and not change.exact:
+            yield Skip("NRM010", "the channels are swapped; repair that first")
+            return
         if not (change.exact or change.name) or "about" in change.name or "standardised" in change.name:
             yield Skip("NRM010", "the sets are prepared differently by a map that is only known roughly")
             return

@@ -88,11 +88,21 @@ def ids_reason(seen: Seen) -> str:
     alike = (top > 0.5 * np.median(top)).mean() > 0.5 and np.median(top) > 0.3 * high
     if not alike:
         return ""
-    with np.errstate(all="ignore"):
-        near = np.corrcoef(x[:2000, :64], rowvar=False)
-    neighbours = np.nan_to_num(np.diagonal(near, 1))
-    related = float(np.median(np.abs(neighbours))) > 0.3
-    return "" if related else f"integers {low:g} to {high:g} in every column, neighbours unrelated"
+    if _related(x[:2000, :64]) > 0.3:
+        return ""
+    return f"integers {low:g} to {high:g} in every column, neighbours unrelated"
+
+
+def _related(x: Any) -> float:
+    """Median correlation of neighbouring columns, padding (0 and below) left out."""
+    import numpy as np
+
+    found = []
+    for left, right in zip(x.T[:-1], x.T[1:], strict=True):
+        both = (left > 0) & (right > 0)
+        if both.sum() >= 8 and left[both].std() > 0 and right[both].std() > 0:
+            found.append(abs(float(np.corrcoef(left[both], right[both])[0, 1])))
+    return float(np.median(found)) if found else 0.0
 
 
 def layout_text(profile: Profile) -> str:
