@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,12 +10,41 @@ from nndiag.cli.execute import execute
 from nndiag.cli.options import Shared, Trained
 from nndiag.cli.subjects import model_subject
 
+TABLE, JUDGING = "The table", "From where on something is said"
 
-def embedding_cost(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="file.py:attr and the like.")] = None,
+
+def _opt(*names: str, panel: str = TABLE, **more: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=panel, **more)
+
+
+def embedding_cost(  # noqa: PLR0913 - one parameter per option
+    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="file.py:attr, a config.json and the like.")] = None,
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Real batches of ids.")] = None,
-    vocab: Annotated[int | None, typer.Option(help="Rows of the table.")] = None,
-    dim: Annotated[int | None, typer.Option(help="Columns of the table.")] = None,
+    vocab: Annotated[int | None, _opt(help="Rows, without a model: --vocab 2000000.")] = None,
+    dim: Annotated[int | None, _opt(help="Columns, without a model: --dim 64.")] = None,
+    seq_len: Annotated[int | None, _opt(help="Ids per row of the batch: --seq-len 128.")] = None,
+    dtype: Annotated[str | None, _opt(help="Of the table, without a model: --dtype bfloat16.")] = None,
+    tokens: Annotated[
+        str | None, _opt(metavar="FILE", help="Ids as npy, parquet, csv or text, or running text: --tokens ids.npy.")
+    ] = None,
+    memory: Annotated[str | None, _opt(help="Of one device: --memory 40GiB.")] = None,
+    gpus: Annotated[int | None, _opt(help="Devices that train in parallel: --gpus 8.")] = None,
+    clip_grad_norm: Annotated[float | None, _opt(help="Gradients are clipped to this norm: --clip-grad-norm 1.")] = None,
+    tied: Annotated[bool | None, _opt("--tied/--no-tied", help="The output layer shares the table.")] = None,
+    sparse: Annotated[bool | None, _opt("--sparse/--no-sparse", help="The table is built with sparse=True.")] = None,
+    measure: Annotated[
+        bool | None, _opt("--measure/--no-measure", help="Time it here; the default where there is a model.")
+    ] = None,
+    max_share: Annotated[
+        float | None, _opt(panel=JUDGING, help="Share of the step from which a table is a warning: 0.3.")
+    ] = None,
+    min_ms: Annotated[float | None, _opt(panel=JUDGING, help="Milliseconds per step worth a word: 20.")] = None,
+    max_never_seen: Annotated[float | None, _opt(panel=JUDGING, help="Share of rows that may never occur: 0.5.")] = None,
+    max_rare: Annotated[float | None, _opt(panel=JUDGING, help="Share of rows with too few updates: 0.3.")] = None,
+    min_updates: Annotated[int | None, _opt(panel=JUDGING, help="Updates that a row needs: 5.")] = None,
+    small_rows: Annotated[
+        int | None, _opt(panel=JUDGING, help="Tables with fewer rows get a note at most: 65536.")
+    ] = None,
     *,
     shared: Shared,
     trained: Trained,
@@ -24,11 +53,34 @@ def embedding_cost(
 
     Example: nndiag embedding-cost --vocab 2000000 --dim 64 --optimizer adam
     """
+
+    def build(run: Any) -> Any:
+        inputs = {}
+        if tokens is not None:
+            from nndiag.load.tokens import load_tokens
+
+            inputs["tokens"] = load_tokens(tokens)
+        return model_subject(run, trained, model=model, data=data, inputs=inputs, need_data=False)
+
     execute(
         "embedding-cost",
         shared,
-        lambda run: model_subject(run, trained, model=model, data=data, need_data=False),
-        uses_torch=model is not None,
+        build,
+        uses_torch=model is not None or bool(measure),
         vocab=vocab,
         dim=dim,
+        seq_len=seq_len,
+        dtype=dtype,
+        memory=memory,
+        gpus=gpus,
+        clip_grad_norm=clip_grad_norm,
+        tied=tied,
+        sparse=sparse,
+        measure=measure,
+        max_share=max_share,
+        min_ms=min_ms,
+        max_never_seen=max_never_seen,
+        max_rare=max_rare,
+        min_updates=min_updates,
+        small_rows=small_rows,
     )

@@ -1,0 +1,223 @@
+"""EMB101: the share of the step, read from the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from nndiag.checks.embedding_cost import rules
+from nndiag.checks.embedding_cost.cures import Cure, order
+from nndiag.checks.embedding_cost.rules import Rest
+from nndiag.checks.embedding_cost.spec import ledger
+from nndiag.checks.embedding_cost.words import duration, percent, size
+from nndiag.core.errors import NndiagError
+from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Step
+from nndiag.core.rules import found
+from nndiag.science import tables_layers
+
+if TYPE_CHECKING:
+    from nndiag.checks.embedding_cost.check import EmbeddingCost
+    from nndiag.checks.embedding_cost.model import ModelView
+    from nndiag.checks.embedding_cost.spec import TableSpec
+    from nndiag.checks.embedding_cost.timing import TableTiming, WholeStep
+    from nndiag.core.findings import Observation
+    from nndiag.core.subject import Subject
+    from nndiag.science.roofline import Machine
+
+SLOWEST_STEP = 12.0  # seconds: a step that would take longer is judged by arithmetic
+
+
+@dataclass(frozen=True, slots=True)
+class Clocked:
+    """What the clock said about the costliest table."""
+
+    machine: Machine
+    table: TableTiming
+    whole: WholeStep | None
+    rest: Rest
+    cures: list[Cure]
+
+    @property
+    def share(self) -> float:
+        """The table's share of the step."""
+        total = self.whole.seconds if self.whole else self.table.seconds + self.rest.seconds
+        return min(self.table.seconds / max(total, 1e-12), 1.0)
+
+    @property
+    def step(self) -> float:
+        """Seconds of the whole step."""
+        return self.whole.seconds if self.whole else self.table.seconds + self.rest.seconds
+
+
+def clocked(
+    check: EmbeddingCost,
+    subject: Subject,
+    view: ModelView | None,
+    trained: list[TableSpec],
+    costliest: TableSpec,
+    kept: int | None,
+) -> Generator[Observation, None, Clocked | str]:
+    """Time the costliest table, its cures and the step around it.
+
+    Returns:
+        The result, or why there is none.
+    """
+    from nndiag.checks.embedding_cost import timing
+    from nndiag.lab.clock import measure_machine
+
+    if reason := _too_much(subject, view):
+        return reason
+    budget = min(subject.run.seconds_left, 30.0)
+    yield Step("measuring this machine", 0.1)
+    machine = measure_machine(subject.run.device)
+    yield from _machine(machine)
+    makers = timing.makers_from_name(costliest) if view is None else timing.makers_from_model(view, trained_index(view, costliest))
+    yield Step("timing the table", 0.2)
+    try:
+        table = timing.time_tables(
+            costliest, check.around, machine, makers, kept_rows=kept, device=subject.run.device,
+            seconds=min(6.0, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
+        )  # fmt: skip
+        whole: WholeStep | None = None
+        if view is not None:
+            yield Step("timing the whole step", 0.7)
+            seconds = {costliest.name: table.seconds}
+            for spec in trained:
+                if spec is not costliest:
+                    seconds[spec.name] = ledger(spec, check.around).seconds(machine)
+            whole = timing.time_whole(
+                subject, view, seconds, clip=check.clip_grad_norm, seconds=min(5.0, 0.3 * budget)
+            )
+    except NndiagError as error:
+        return f"no step could be timed: {error.message}"
+    made = table.cures
+    if view is not None and costliest.rows >= check.small_rows:
+        yield Step("running the cures on the model", 0.9)
+        made = order([_executed(subject, view, cure, check.clip_grad_norm) for cure in made])
+    if whole is not None:
+        rest = Rest(max(whole.seconds - table.seconds, 0.0), "the rest of this model, measured", known=True)
+    else:
+        rest = rules.reference_rest(costliest, machine)
+    result = Clocked(machine, table, whole, rest, made)
+    yield from _verdict(check, subject, trained, costliest, result)
+    yield from _numbers(costliest, result)
+    return result
+
+
+def trained_index(view: ModelView, spec: TableSpec) -> int:
+    """Place of a table among the model's."""
+    return next(index for index, item in enumerate(view.specs) if item.name == spec.name)
+
+
+def _too_much(subject: Subject, view: ModelView | None) -> str:
+    """Why a real step should not be tried here, "" when it may."""
+    from nndiag.checks.embedding_cost.timing import HOLD, held_bytes
+
+    if subject.run.seconds_left < 5:
+        return "the time budget is used up"
+    if view is None:
+        return ""
+    held = held_bytes(view)
+    if held > 2 * HOLD:
+        return f"beside its tables the model would hold {size(held)} while training, more than is tried here"
+    tokens = max((spec.lookups for spec in view.specs), default=0)
+    seconds = tables_layers.dense_step_flops(view.inventory.matrix, tokens) / 50e9
+    if subject.run.device.startswith("cpu") and seconds > SLOWEST_STEP:
+        return f"one step would take about {duration(seconds)} on one core of this machine"
+    return ""
+
+
+def _executed(subject: Subject, view: ModelView, cure: Cure, clip: float | None) -> Cure:
+    """Run a cure on the model where it can be switched on from outside."""
+    from nndiag.checks.embedding_cost.timing import execute_on_model
+
+    if cure.key not in {"sparse", "fused", "foreach"}:
+        return cure
+    said = execute_on_model(subject, view, cure.key, clip=clip if cure.key != "sparse" else None)
+    return replace(cure, refused=said)
+
+
+def _machine(machine: Machine) -> Generator[Observation, None, None]:
+    yield Measurement("bandwidth_in_place", machine.stream, "bytes/s")
+    yield Measurement("bandwidth_fresh_memory", machine.fresh, "bytes/s")
+    yield Measurement("matrix_product_rate", machine.flops, "operations/s")
+
+
+def _verdict(
+    check: EmbeddingCost, subject: Subject, trained: list[TableSpec], spec: TableSpec, result: Clocked
+) -> Generator[Observation, None, None]:
+    """EMB101, and EMB002 with the measured gain."""
+    yield Judged("EMB101")
+    yield Judged("EMB002")
+    yield Skip("EMB001", "settled by the measured EMB101")
+    limits = check.limits(subject.run.device, known=result.whole is not None)
+    level = limits.level(spec.rows, result.share, result.table.seconds)
+    if level is None or spec.sparse:
+        return
+    low, high = result.table.interval
+    step = result.step
+    beside = "" if result.whole else f"; beside {result.rest.how}"
+    how = (
+        f"measured at {spec.rows:,} rows"
+        if result.table.forecast.measured
+        else "extrapolated from "
+        + ", ".join(f"{item.rows:,} rows ({duration(item.total.median)})" for item in result.table.forecast.tried)
+    )
+    moved = ledger(spec, check.around).moved
+    words = f"{size(moved)} and {duration(result.table.seconds)} per step, {percent(result.share)} of a step"
+    evidence = Evidence(
+        value=result.share,
+        unit="share of step",
+        interval=(min(low / step, 1.0), min(high / step, 1.0)),
+        threshold=limits.warning,
+        n={"sizes": len(result.table.forecast.tried), "repeats": result.table.forecast.tried[-1].total.repeats},
+        seed=subject.run.seed,
+        detail=f"the table's step {how}, on one thread; the whole step {duration(step)}{beside}",
+    )
+    yield rules.traffic_finding("EMB101", spec, check.around, level, (words, evidence))
+    fused = next((cure for cure in result.cures if cure.key == "fused" and not cure.refused), None)
+    if fused is None or spec.rows < check.small_rows:
+        return
+    saved = result.table.seconds - fused.seconds
+    if 1e3 * saved < limits.warning_ms or saved / step < limits.warning / 2:
+        return
+    yield found(
+        "EMB002",
+        f"fused=True takes the step of {spec.title} from {duration(result.table.seconds)} to "
+        f"{duration(fused.seconds)}: {percent(1 - fused.spec.optimizer.cost.passes / max(spec.optimizer.cost.passes, 1))} "
+        "fewer bytes, the same mathematics",
+        where=spec.where,
+        evidence=Evidence(
+            value=float(spec.optimizer.cost.passes),
+            unit="passes per step",
+            threshold=float(fused.spec.optimizer.cost.passes),
+            interval=None,
+            detail=f"saves {duration(saved)}, {percent(saved / step)} of the step; run on this model before it was advised",
+        ),
+        means="every separate operation reads and writes the whole table again; one kernel does the same arithmetic in one "
+        "sweep",
+        fix="pass fused=True to the optimizer, also on a CPU (Keras: jit_compile=True fuses the update)",
+    )
+
+
+def _numbers(spec: TableSpec, result: Clocked) -> Generator[Observation, None, None]:
+    from nndiag.lab.embedding_step import split
+
+    name = spec.name
+    yield Measurement("table_step", result.table.seconds * 1e3, "ms", name, _ms(result.table.interval))
+    tried = result.table.forecast.tried
+    for part in ("forward", "backward", "optimizer"):
+        measured = result.table.forecast.measured
+        value = getattr(measured, part).median if measured else split(tried, spec.rows, part)
+        yield Measurement(f"table_{part}", value * 1e3, "ms", name)
+    zero = spec.bytes / result.machine.fresh if not spec.sparse else 0.0
+    yield Measurement("table_zero_fill", zero * 1e3, "ms", name)
+    if result.whole is not None:
+        yield Measurement("whole_step", result.whole.seconds * 1e3, "ms", "", _ms(result.whole.interval))
+        yield Measurement("rest_of_model", max(result.whole.seconds - result.table.seconds, 0.0) * 1e3, "ms", "")
+        yield Measurement("table_share_of_step", result.share, "share", name)
+
+
+def _ms(interval: tuple[float, float]) -> tuple[float, float]:
+    return interval[0] * 1e3, interval[1] * 1e3

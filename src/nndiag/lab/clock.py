@@ -1,0 +1,122 @@
+"""How long does it really take? Medians of repeated runs, the device waited for, the spread kept."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from nndiag.science.roofline import Machine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds of one call."""
+
+    median: float
+    low: float  # fastest
+    high: float  # slowest
+    repeats: int
+
+    @property
+    def deviation(self) -> float:
+        """A robust standard deviation of one call: half the spread, at least 1 %."""
+        return max((self.high - self.low) / 2, 0.01 * self.median)
+
+
+def wait(device: str | torch.device) -> None:
+    """Wait until the device has done what was asked: an accelerator returns before the work is done."""
+    if torch.device(device).type != "cpu" and torch.accelerator.is_available():
+        torch.accelerator.synchronize()
+
+
+def time_call(
+    call: Callable[[], object], *, device: str = "cpu", repeats: int = 5, warmup: int = 1, seconds: float = 2.0
+) -> Timing:
+    """Time a call: warm up, then repeat, and keep the median.
+
+    Args:
+        call: What is timed; it must leave things as it found them.
+        device: Where it runs.
+        repeats: Wanted repetitions.
+        warmup: Calls before the clock starts (first touches, lazy state, autotuning).
+        seconds: No new repetition is begun once this much time is used; at least one is made.
+
+    Returns:
+        Median, fastest and slowest.
+    """
+    begun = time.perf_counter()
+    for _ in range(warmup):
+        call()
+    wait(device)
+    taken: list[float] = []
+    while len(taken) < repeats and (not taken or time.perf_counter() - begun < seconds):
+        start = time.perf_counter()
+        call()
+        wait(device)
+        taken.append(time.perf_counter() - start)
+    return Timing(statistics.median(taken), min(taken), max(taken), len(taken))
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run torch's CPU operations on this many threads; afterwards on as many as before.
+
+    In a container with a CPU quota every parallel operation can cost a flat several milliseconds, which hides
+    everything else: clocks run on one thread.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure_machine(device: str = "cpu", *, megabytes: int = 64) -> Machine:
+    """Measure the three rates that bound a step.
+
+    Bytes per second in place (`mul_`, a read and a write), into fresh memory (`zeros`, which on a CPU maps pages), and
+    operations per second of a float32 matrix product.
+
+    Args:
+        device: Where.
+        megabytes: Size of the tensor; larger than any cache, smaller than anything scarce.
+
+    Returns:
+        The machine, named after its device.
+    """
+    numel = megabytes * 2**20 // 4
+    nbytes = 4.0 * numel
+    tensor = torch.ones(numel, device=device)
+    other = torch.ones(numel, device=device)
+    two = time_call(lambda: tensor.mul_(1.0), device=device, seconds=0.5).median
+    three = time_call(lambda: torch.add(other, 1.0, out=tensor), device=device, seconds=0.5).median
+    fresh = time_call(lambda: torch.zeros(numel, device=device).fill_(0.0), device=device, seconds=0.5).median
+    blind = time_call(lambda: tensor.fill_(0.0), device=device, seconds=0.5).median
+    side = 512
+    square = torch.ones(side, side, device=device)
+    product = time_call(lambda: square @ square, device=device, seconds=0.3).median
+    stream = 2 * nbytes / min(two, three)
+    # `zeros` writes once into new memory; the second fill is at the in-place rate and taken off
+    return Machine(
+        name=f"{device}, measured",
+        stream=stream,
+        fresh=min(nbytes / max(fresh - blind, 1e-9), stream),
+        flops=2.0 * side**3 / product,
+    )
+
+
+def accelerator_memory(device: str) -> int | None:
+    """Bytes of memory of an accelerator, None for a CPU."""
+    kind = torch.device(device)
+    if kind.type == "cuda":
+        return int(torch.cuda.get_device_properties(kind).total_memory)
+    return None

@@ -1,0 +1,202 @@
+"""What does one training step of a table cost, alone? Forward, backward and optimizer of a table that is small enough to try."""
+
+from __future__ import annotations
+
+import gc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from nndiag.lab.clock import Timing, threads, time_call
+from nndiag.science.roofline import Line, fit_line
+from nndiag.science.zipf import zipf_probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor
+
+MakeOptimizer = "Callable[[list[nn.Parameter]], torch.optim.Optimizer]"
+TRY_BYTES = 96 * 2**20  # the largest table that is tried only to extrapolate
+HOLD_BYTES = 2**30  # everything a trial may hold at once
+
+
+@dataclass(frozen=True, slots=True)
+class StepTiming:
+    """Seconds of one step of one table, by part."""
+
+    rows: int
+    forward: Timing
+    backward: Timing  # zero-fill and scatter; for sparse gradients only the rows
+    optimizer: Timing
+    total: Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A table to be timed: everything but its number of rows."""
+
+    dim: int
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    ids: Callable[[int], list[Tensor]]  # rows -> batches of ids (N,)
+    sparse: bool = False
+    bag: int = 0  # ids per bag, 0: plain lookup
+    clip: float | None = None
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+
+
+def zipf_batches(
+    lookups: int, *, count: int = 4, seed: int = 0, exponent: float = 1.0
+) -> Callable[[int], list[Tensor]]:
+    """Return a maker of id batches that follow Zipf's law, shuffled over the table as hashing or spelling would.
+
+    Args:
+        lookups: N per batch.
+        count: Different batches; a probe that reuses one batch does not see a growing momentum buffer.
+        seed: Of the draw.
+        exponent: s.
+    """
+
+    def make(rows: int) -> list[Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        weights = torch.from_numpy(zipf_probabilities(rows, exponent)).cumsum(0)
+        place = torch.randperm(rows, generator=generator)
+        draws = torch.rand(count, lookups, dtype=torch.float64, generator=generator)
+        ranks = torch.searchsorted(weights, draws).clamp_(max=rows - 1)  # (count, N)
+        return list(place[ranks])
+
+    return make
+
+
+def time_table(trial: Trial, rows: int, *, repeats: int = 5, seconds: float = 1.5) -> StepTiming:
+    """Time forward, backward and optimizer step of one table, on one thread when on a CPU.
+
+    Args:
+        trial: The table.
+        rows: V of this trial.
+        repeats: Repetitions of the step.
+        seconds: Time to spend, about.
+
+    Returns:
+        The parts and their sum, as medians over the repetitions.
+    """
+    with threads(1):
+        step = _Step(trial, rows)
+        step()  # creates the optimizer's state
+        step()
+        step.parts.clear()
+        total = time_call(step, device=trial.device, repeats=repeats, warmup=0, seconds=seconds)
+        parts = [_spread([row[i] for row in step.parts]) for i in range(3)]
+    gc.collect()
+    return StepTiming(rows, parts[0], parts[1], parts[2], total)
+
+
+class _Step:
+    """One training step of one table, timed in three parts."""
+
+    def __init__(self, trial: Trial, rows: int) -> None:
+        self._trial = trial
+        kind = nn.EmbeddingBag if trial.bag else nn.Embedding
+        weight = torch.full((rows, trial.dim), 0.01, dtype=trial.dtype, device=trial.device)
+        more = {"mode": "mean"} if trial.bag else {}
+        self._table = kind(rows, trial.dim, sparse=trial.sparse, _weight=weight, **more)
+        self._batches = [ids.to(trial.device) for ids in trial.ids(rows)]
+        self._optimizer = trial.make([self._table.weight])
+        self._turn = 0
+        self._upstream: Tensor | None = None
+        self.parts: list[tuple[float, float, float]] = []
+
+    def __call__(self) -> None:
+        ids = self._batches[self._turn % len(self._batches)]
+        self._turn += 1
+        shaped = ids.view(-1, self._trial.bag) if self._trial.bag else ids
+        out: list[Tensor] = []
+        device = self._trial.device
+        once = {"device": device, "repeats": 1, "warmup": 0}
+        forward = time_call(lambda: out.append(self._table(shaped)), **once).median  # type: ignore[arg-type]
+        if self._upstream is None:
+            self._upstream = torch.full_like(out[0], 1e-3)
+        backward = time_call(lambda: out[0].backward(self._upstream), **once).median  # type: ignore[arg-type]
+        out.clear()
+        update = time_call(self._update, **once).median  # type: ignore[arg-type]
+        self.parts.append((forward, backward, update))
+
+    def _update(self) -> None:
+        if self._trial.clip is not None:
+            nn.utils.clip_grad_norm_([self._table.weight], self._trial.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+
+
+def _spread(taken: list[float]) -> Timing:
+    ordered = sorted(taken)
+    middle = len(ordered) // 2
+    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+    return Timing(median, ordered[0], ordered[-1], len(ordered))
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Step time at a size that was or was not tried."""
+
+    rows: int
+    seconds: float
+    interval: tuple[float, float]
+    line: Line
+    tried: tuple[StepTiming, ...]
+    measured: StepTiming | None = None  # at the full size, where it was tried
+
+
+def sizes_to_try(rows: int, row_bytes: int, copies: float) -> tuple[int, ...]:
+    """Choose three smaller sizes for T = a + bV: as near to V as memory and time allow.
+
+    Near, because a CPU table changes its price where it outgrows the cache and where the allocator starts to map fresh
+    pages (32 MiB): a line through sizes on the other side of that step predicts nothing.
+
+    Args:
+        rows: V.
+        row_bytes: Bytes per row.
+        copies: Table-sized tensors alive at once.
+
+    Returns:
+        Increasing numbers of rows, all below V; fewer than three where V is tiny.
+    """
+    top = min(0.85 * rows, TRY_BYTES / row_bytes, HOLD_BYTES / copies / row_bytes)
+    return tuple(sorted({max(int(top * share), 1) for share in (0.45, 0.7, 1.0)}))
+
+
+def forecast(
+    trial: Trial, rows: int, *, copies: float = 6, seconds: float = 4.0, repeats: int = 5, full: bool = False
+) -> Forecast:
+    """Predict the step of a table of V rows from smaller ones, and measure it where that is cheap.
+
+    Args:
+        trial: The table.
+        rows: V.
+        copies: Table-sized tensors alive at once: weight, gradient, state and temporaries.
+        seconds: Time to spend on the smaller sizes, about.
+        repeats: Repetitions at each size.
+        full: Also measure at V, where it fits.
+
+    Returns:
+        The line through the smaller sizes, its value and interval at V, and the measurement if there is one.
+    """
+    row_bytes = trial.dim * trial.dtype.itemsize
+    sizes = sizes_to_try(rows, row_bytes, copies)
+    tried = tuple(time_table(trial, size, repeats=repeats, seconds=seconds / len(sizes)) for size in sizes)
+    noise = max(item.total.deviation / item.total.repeats**0.5 for item in tried)
+    line = fit_line([item.rows for item in tried], [item.total.median for item in tried], noise=noise)
+    fits = full and rows * row_bytes * copies <= HOLD_BYTES
+    measured = time_table(trial, rows, repeats=repeats, seconds=seconds) if fits else None
+    return Forecast(rows, line.at(rows), line.interval(rows), line, tried, measured)
+
+
+def split(parts: Sequence[StepTiming], rows: int, part: str) -> float:
+    """Extrapolate one part of the step to V rows."""
+    values = [getattr(item, part).median for item in parts]
+    if len(values) < 2:
+        return float(values[0])
+    return fit_line([item.rows for item in parts], values).at(rows)

@@ -1,0 +1,304 @@
+"""What does one forward pass ask of the tables? Lookups, ids, one-hot products, weights used twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+from nndiag.lab.embedding import is_bare
+from nndiag.lab.forward import as_tensors, call, mapped, tensors_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+# What leaves a one-hot matrix one-hot, or a table a table (possibly transposed).
+_KEEPS = frozenset(
+    [
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "to",
+        "type",
+        "type_as",
+        "contiguous",
+        "view",
+        "reshape",
+        "flatten",
+        "unsqueeze",
+        "squeeze",
+        "permute",
+        "transpose",
+        "t",
+        "clone",
+        "cuda",
+        "cpu",
+        "detach",
+        "movedim",
+        "expand",
+        "T",
+        "__get__",
+    ]
+)
+_PRODUCTS = frozenset(
+    {"linear", "matmul", "mm", "bmm", "__matmul__", "addmm", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+)
+SMALLEST_ONE_HOT = 64  # classes; below, a one-hot vector is a feature, not a lookup
+
+
+@dataclass
+class Use:
+    """Lookups of one table in one forward pass."""
+
+    name: str
+    rows: int
+    lookups: int = 0
+    calls: int = 0
+    as_matrix: bool = False  # also multiplied: its gradient is dense whatever `sparse` says
+    below: int = 0  # ids under 0
+    above: int = 0  # ids at or above V
+    offenders: tuple[int, ...] = ()
+    ids: list[Tensor] = field(default_factory=list)  # flattened, where they are real numbers
+    sources: list[int] = field(default_factory=list)  # identities of the id tensors
+
+
+@dataclass(frozen=True, slots=True)
+class OneHot:
+    """A one-hot matrix that was multiplied."""
+
+    weight: str  # parameter that it selects rows or columns of
+    classes: int
+    outputs: int
+    lookups: int
+
+
+class LookupWatch(TorchFunctionMode):
+    """Watches lookups and products while a model runs; ids outside their table are counted and folded back inside.
+
+    Args:
+        model: Whose parameters are named.
+        rows: Rows that the tables have in truth, by name, where the model at hand is a shrunk copy.
+        real: The numbers behind meta inputs, by identity.
+    """
+
+    def __init__(
+        self, model: nn.Module, rows: dict[str, int] | None = None, real: dict[int, Tensor] | None = None
+    ) -> None:
+        super().__init__()
+        self._real = real or {}
+        self._names = {id(value): name for name, value in model.named_parameters()}
+        self._rows = rows or {}
+        self._hot: dict[int, Tensor] = {}  # kept alive, so that an id is not reused
+        self._tables: dict[int, tuple[Tensor, str]] = {}
+        self.uses: dict[str, Use] = {}
+        self.one_hot: list[OneHot] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the function, having looked at it."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if func in (functional.embedding, functional.embedding_bag):
+            args = self._lookup(args, kwargs)
+        elif name in _PRODUCTS:
+            self._product(args)
+        result = func(*args, **kwargs)
+        self._follow(func, name, args, result)
+        return result
+
+    def mark_one_hot(self, tensor: Tensor) -> None:
+        """Take this input as one-hot vectors."""
+        self._hot[id(tensor)] = tensor
+
+    def _lookup(self, args: Any, kwargs: Any) -> Any:
+        ids, weight, *rest = args if len(args) > 1 else (args[0], kwargs["weight"])
+        name = self._names.get(id(weight))
+        if name is None or not isinstance(ids, Tensor):
+            return args
+        true_rows = self._rows.get(name, weight.shape[0])
+        use = self.uses.setdefault(name, Use(name, true_rows))
+        self._tables[id(weight)] = (weight, name)
+        use.calls += 1
+        use.lookups += ids.numel()
+        use.sources.append(id(ids))
+        known = self._numbers_of(ids)
+        if known is None or ids.numel() == 0:
+            return args
+        flat = known.detach().reshape(-1)
+        outside = (flat < 0) | (flat >= true_rows)
+        if bool(outside.any()):
+            use.below += int((flat < 0).sum())
+            use.above += int((flat >= true_rows).sum())
+            use.offenders = (*use.offenders, *flat[outside][:5].tolist())[:5]
+        use.ids.append(flat.to("cpu", torch.int64)[~outside.cpu()])
+        if ids.is_meta:
+            return args
+        inside = ids.remainder(weight.shape[0])
+        return (inside, weight, *rest) if len(args) > 1 else (inside,)
+
+    def _numbers_of(self, ids: Tensor) -> Tensor | None:
+        """Return the ids themselves; a reshaped or cast meta tensor is recognised by its size."""
+        if not ids.is_meta:
+            return ids
+        same = [value for value in self._real.values() if value.numel() == ids.numel()]
+        return self._real.get(id(ids), same[0] if len(same) == 1 else None)
+
+    def _product(self, args: Any) -> None:
+        tensors = [item for item in args if isinstance(item, Tensor)]
+        for item in args:
+            if isinstance(item, tuple | list):
+                tensors += [leaf for leaf in item if isinstance(leaf, Tensor)]
+        for tensor in tensors:
+            if id(tensor) in self._tables:
+                self.uses[self._tables[id(tensor)][1]].as_matrix = True
+        hot = next((item for item in tensors if id(item) in self._hot), None)
+        if hot is None or hot.shape[-1] < SMALLEST_ONE_HOT:
+            return
+        classes = hot.shape[-1]
+        for tensor in tensors:
+            name = self._names.get(id(tensor))
+            if name is not None and tensor.dim() == 2 and classes in tensor.shape:
+                outputs = tensor.numel() // classes
+                self.one_hot.append(OneHot(name, classes, outputs, hot.numel() // classes))
+                return
+
+    def _follow(self, func: Any, name: str, args: Any, result: Any) -> None:
+        if not isinstance(result, Tensor):
+            return
+        if func is functional.one_hot:
+            self._hot[id(result)] = result
+        elif name in _KEEPS and args and isinstance(args[0], Tensor):
+            if id(args[0]) in self._hot and result.shape[-1:] == args[0].shape[-1:]:
+                self._hot[id(result)] = result
+            source = self._tables.get(id(args[0]))
+            own = self._names.get(id(args[0]))
+            if source is not None:
+                self._tables[id(result)] = (result, source[1])
+            elif own is not None and args[0].dim() == 2 and name in {"t", "T", "transpose", "permute", "__get__"}:
+                self._names[id(result)] = own
+                self._tables_by_name_kept = result  # alive as long as the watch
+
+
+def looks_one_hot(tensor: Any) -> bool:
+    """Whether every vector along the last axis is zeros and exactly one 1, over at least `SMALLEST_ONE_HOT` classes."""
+    if not isinstance(tensor, Tensor) or tensor.dim() < 2 or tensor.is_meta or tensor.shape[-1] < SMALLEST_ONE_HOT:
+        return False
+    some = tensor.reshape(-1, tensor.shape[-1])[:256]
+    binary = (some == 0) | (some == 1)
+    return bool(binary.all()) and bool((some.sum(-1) == 1).all())
+
+
+def watch_forward(model: nn.Module, inputs: Any, rows: dict[str, int] | None = None) -> LookupWatch:
+    """Run one forward pass without gradients and return what was asked of the tables.
+
+    Args:
+        model: Real, shrunk or on the meta device.
+        inputs: Real numbers, as `lab.forward.call` takes them; a meta model gets their shapes.
+        rows: True rows by parameter name, for a shrunk model.
+
+    Raises:
+        NndiagError: When the forward fails.
+    """
+    inputs = as_tensors(inputs)
+    real: dict[int, Tensor] = {}
+    if is_bare(model):
+        kept: list[Tensor] = []
+
+        def bare(tensor: Tensor) -> Tensor:
+            shadow = tensor.to("meta")
+            kept.append(shadow)  # identities last as long as the tensors
+            if not tensor.is_floating_point():
+                real[id(shadow)] = tensor
+            if looks_one_hot(tensor):
+                hot.append(shadow)
+            return shadow
+
+        hot: list[Tensor] = []
+        inputs = mapped(inputs, bare)
+    else:
+        hot = [tensor for tensor in tensors_in(inputs) if looks_one_hot(tensor)]
+    watch = LookupWatch(model, rows, real)
+    for tensor in hot:
+        watch.mark_one_hot(tensor)
+    with torch.no_grad(), watch:
+        call(model, inputs)
+    return watch
+
+
+def folded(inputs: Any, watch: LookupWatch, rows: dict[str, int]) -> Any:
+    """Return the inputs with every id that a table looked up directly folded into that table's rows.
+
+    Args:
+        inputs: The very tensors that were watched.
+        watch: What was seen.
+        rows: Rows of each table by parameter name, in the model that will run.
+    """
+    bound: dict[int, int] = {}
+    for use in watch.uses.values():
+        for source in use.sources:
+            bound[source] = min(bound.get(source, 2**62), rows.get(use.name, use.rows))
+
+    def fold(tensor: Tensor) -> Tensor:
+        limit = bound.get(id(tensor))
+        if limit is None and not tensor.is_floating_point() and tensor.dtype != torch.bool and watch.uses:
+            limit = (
+                min(rows.get(use.name, use.rows) for use in watch.uses.values() if tensor.numel() == use.lookups)
+                if any(tensor.numel() == use.lookups for use in watch.uses.values())
+                else None
+            )
+        return tensor if limit is None else tensor.remainder(limit)
+
+    return mapped(inputs, fold)
+
+
+def distinct(batches: Sequence[Tensor]) -> list[int]:
+    """Distinct ids in each batch."""
+    return [int(torch.unique(batch).numel()) for batch in batches]
+
+
+def watched_ids(inputs: Any, watch: LookupWatch) -> dict[str, Callable[[Any], list[NDArray[np.int64]]]]:
+    """Return, per table, a reader of its ids in further batches of the same structure.
+
+    Only ids that come in the batch as they are looked up can be followed; what the model computes itself (positions) is
+    not data.
+
+    Args:
+        inputs: The batch that was watched.
+        watch: What was seen.
+
+    Returns:
+        Parameter name -> function from inputs to the flat ids of each lookup.
+    """
+    leaves = tensors_in(as_tensors(inputs))
+    whole = [not leaf.is_floating_point() and leaf.dtype != torch.bool for leaf in leaves]
+    readers: dict[str, Callable[[Any], list[NDArray[np.int64]]]] = {}
+    for name, use in watch.uses.items():
+        if use.calls == 0 or not use.ids:
+            continue
+        seen = {(ids.numel(), hash(ids[:64].numpy().tobytes())) for ids in use.ids}
+        places = []
+        for place, leaf in enumerate(leaves):
+            if not whole[place]:
+                continue
+            flat = leaf.reshape(-1).to(torch.int64)
+            inside = flat[(flat >= 0) & (flat < use.rows)]
+            if (inside.numel(), hash(inside[:64].numpy().tobytes())) in seen:
+                places.append(place)
+        if places:
+            readers[name] = _reader(tuple(places))
+    return readers
+
+
+def _reader(places: tuple[int, ...]) -> Callable[[Any], list[NDArray[np.int64]]]:
+    def read(inputs: Any) -> list[NDArray[np.int64]]:
+        leaves = tensors_in(as_tensors(inputs))
+        return [leaves[place].reshape(-1).to("cpu", torch.int64).numpy() for place in places if place < len(leaves)]
+
+    return read
