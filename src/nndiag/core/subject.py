@@ -12,7 +12,7 @@ from nndiag.core.rules import Selection
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,21 @@ class ModelSource(Protocol):
 
     def make(self) -> nn.Module:
         """Return a private model, identical at every call; the user's own object is never handed out."""
+
+
+class WeightSource(Protocol):
+    """Weights without a model: enough for the rules that look at numbers only."""
+
+    @property
+    def name(self) -> str:
+        """What the user typed."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of every tensor by name, known before anything is read."""
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor one at a time, so that a large file is never in memory whole."""
 
 
 class DataSource(Protocol):
@@ -97,4 +112,6 @@ class Subject:
     serve: DataSource | None = None
     training: Training = field(default_factory=Training)
     run: Run = field(default_factory=Run)
+    weights: WeightSource | None = None  # a file of weights given in place of a model; then `model` is None
+    no_data: str = ""  # why `data` is None although a model is there: what was tried, for the reason of a Skip
     inputs: Mapping[str, Any] = field(default_factory=dict)  # a command's own material: labels, curve, tokens, recipe …

@@ -78,6 +78,13 @@ def resolve_objective(training: Training, model: nn.Module, batch: Batch) -> Obj
     return Objective("own", "the model computes its loss itself", own)
 
 
+def users_objective(training: Training) -> Objective:
+    """Return the objective of a user's loss function."""
+    if not callable(training.loss):
+        raise TypeError("the loss is no function")
+    return _users(training.loss)
+
+
 def sample_output(model: nn.Module, batch: Batch, *, seed: int = 0) -> Any:
     """Return what the model answers to a batch in eval mode; the model is given back as it was."""
     with borrow(model) as borrowed, seeded(seed), torch.enable_grad():
@@ -99,9 +106,12 @@ def with_labels(model: nn.Module, batch: Batch) -> Batch:
 
     Hugging Face models compute their own loss then. Anything else stays as it is.
     """
-    if not isinstance(batch.inputs, Mapping) or batch.targets is None or not takes(model, "labels"):
-        return batch
-    if "labels" in batch.inputs:
+    return labelled(batch) if takes(model, "labels") else batch
+
+
+def labelled(batch: Batch) -> Batch:
+    """Return a batch of named inputs with its targets also under `labels`."""
+    if not isinstance(batch.inputs, Mapping) or batch.targets is None or "labels" in batch.inputs:
         return batch
     return replace(batch, inputs={**batch.inputs, "labels": batch.targets})
 
@@ -186,7 +196,7 @@ def _classes(model: nn.Module, batch: Batch, main: Tensor, targets: Tensor) -> O
     axis = class_axis(main, targets, tokens=_of_tokens(batch))
     if axis is None:
         return None
-    shifted = _predicts_next(model) and main.dim() == 3 and axis == 2
+    shifted = predicts_next(model) and main.dim() == 3 and axis == 2
     ended = "" if not (end := _ends_with(main)) else f", on outputs that end with {end}"
 
     def fn(output: Any, aims: Tensor) -> Tensor:
@@ -247,7 +257,7 @@ def _of_tokens(batch: Batch) -> bool:
     return first is not None and not first.is_floating_point() and first.dim() == 2
 
 
-def _predicts_next(model: nn.Module) -> bool:
+def predicts_next(model: nn.Module) -> bool:
     """Whether the class is a causal language model by Hugging Face's naming, whose labels are not shifted yet."""
     names = {parent.__name__ for parent in type(model).__mro__}
     hugging = any(name == "PreTrainedModel" for name in names)

@@ -1,0 +1,112 @@
+"""Inputs for a model that came without data: what could its forward take? Tried by running it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nndiag.core.errors import NndiagError
+from nndiag.load.aims import targets_for
+from nndiag.load.guesses import Guess, guesses
+from nndiag.load.synthetic import SyntheticData
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Generator, nn
+
+    from nndiag.core.subject import Training
+
+_SECONDS = 20.0  # for all attempts together
+_LARGE = 50_000_000  # parameters beyond which batches are small
+# Errors that wrong inputs cause; others are the forward's own.
+_MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError, OverflowError)
+
+
+@dataclass(frozen=True, slots=True)
+class Invented:
+    """The data, or why there is none."""
+
+    data: SyntheticData | None
+    why: str = ""
+
+
+def invent(model: nn.Module, training: Training, *, size: int | None = None, seed: int = 0) -> Invented:
+    """Invent inputs that the model's forward accepts, and targets that its loss accepts.
+
+    Args:
+        model: Given back as it was.
+        training: The loss decides what targets must be; "auto" lets the output decide.
+        size: Rows of a batch; 32 by default, 8 for large models.
+        seed: Of the inputs.
+
+    Returns:
+        The data with what was invented in its name, or the reason why nothing fits.
+
+    Raises:
+        NndiagError: The forward fails in a way that no other input would cure.
+    """
+    import time
+
+    from nndiag.lab.forward import takes
+
+    parameters = sum(item.numel() for item in model.parameters() if not _lazy(item))
+    rows = size or (32 if parameters < _LARGE else 8)
+    deadline = time.monotonic() + _SECONDS
+    tried: list[str] = []
+    last: NndiagError | None = None
+    own: NndiagError | None = None
+    for guess in guesses(model):
+        if time.monotonic() > deadline:
+            break
+        tried.append(guess.text)
+        try:
+            output = _try(model, guess, 4)
+        except NndiagError as error:
+            last = last or error
+            if not isinstance(error.__cause__, (*_MISFITS, type(None))):
+                own = own or error
+            continue
+        aims = targets_for(guess, model, output, training, seed)
+        return Invented(_source(guess, aims, rows, seed, labels=takes(model, "labels")))
+    if own is not None:
+        raise own
+    if last is None:
+        return Invented(None, "no inputs could be invented for this model: give DATA")
+    said = f"{len(tried)} kinds of inputs were tried ({tried[0]} …): {last.message}"
+    return Invented(None, f"no inputs could be invented, give DATA; {said}")
+
+
+def _lazy(item: Any) -> bool:
+    from torch import nn
+
+    return isinstance(item, nn.UninitializedParameter)
+
+
+def _try(model: nn.Module, guess: Guess, rows: int) -> Any:
+    """Run the model on a guess in eval mode; it is given back as it was."""
+    import torch
+
+    from nndiag.lab.borrow import borrow, seeded
+    from nndiag.lab.forward import call, main_output
+
+    with borrow(model), seeded(0), torch.no_grad():
+        model.eval()
+        output = call(model, guess.inputs(rows, torch.Generator().manual_seed(0)))
+        main_output(output)
+        return output
+
+
+def _source(
+    guess: Guess, aims: Callable[[Any, Generator], Any], rows: int, seed: int, *, labels: bool
+) -> SyntheticData:
+    """Return the data of a guess that works."""
+    from nndiag.core.subject import Batch
+    from nndiag.lab.objective import labelled
+
+    def make(count: int, generator: Generator) -> Batch:
+        inputs = guess.inputs(count, generator)
+        batch = Batch(inputs, aims(inputs, generator))
+        return labelled(batch) if labels else batch
+
+    return SyntheticData(f"invented inputs: {guess.text}", make, 8 * rows if rows < 64 else 512, rows, seed)

@@ -1,0 +1,151 @@
+"""Models that can be had again and again: from a factory, from an instance, from a file of weights."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nndiag.core.errors import NndiagError
+from nndiag.core.findings import Where
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor, nn
+
+_SLOW = 1.5  # seconds: a factory slower than this is called once and its product copied
+_LARGE = 100_000_000  # parameters beyond which two builds are not compared bit by bit
+
+
+@dataclass
+class BuiltModel:
+    """A model from a recipe, called under a seed.
+
+    The first `make` builds twice. When both builds are equal and share nothing, the recipe is called again every
+    time. Otherwise (a global model handed out again and again, a factory with a will of its own) the first build is
+    kept and copied.
+    """
+
+    name: str
+    where: Where
+    build: Callable[[], nn.Module]
+    seed: int = 0
+    device: str = "cpu"
+    note: str = ""  # what the report should say about the weights
+    _kept: nn.Module | None = field(default=None, repr=False)
+    _again: bool = field(default=False, repr=False)
+
+    def make(self) -> nn.Module:
+        """Return a private model, the same at every call."""
+        from nndiag.lab.copying import private_copy
+
+        if self._again:
+            return self._fresh()
+        if self._kept is None:
+            begun = time.perf_counter()
+            first = self._fresh()
+            if time.perf_counter() - begun < _SLOW:
+                second = self._fresh()
+                if _twins(first, second):
+                    self._again = True
+                    return second
+            self._kept = first
+        return private_copy(self._kept).to(self.device)
+
+    def _fresh(self) -> nn.Module:
+        from nndiag.lab.borrow import seeded
+        from nndiag.lab.built import recording_construction
+
+        with seeded(self.seed), recording_construction():
+            return self.build().to(self.device)
+
+
+def _twins(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two builds are equal bit by bit without sharing a tensor."""
+    from nndiag.lab.borrow import fingerprint
+
+    tensors = {id(item) for item in (*first.parameters(), *first.buffers())}
+    if first is second or any(id(item) in tensors for item in (*second.parameters(), *second.buffers())):
+        return False
+    if any(module is other for module, other in zip(first.modules(), second.modules(), strict=False)):
+        return False
+    if sum(item.numel() for item in first.parameters() if not _lazy(item)) > _LARGE:
+        return True
+    return fingerprint(first) == fingerprint(second)
+
+
+def _lazy(item: Any) -> bool:
+    from torch import nn
+
+    return isinstance(item, nn.UninitializedParameter | nn.UninitializedBuffer)
+
+
+@dataclass
+class CopiedModel:
+    """A model from an instance, which is copied as it is now and never handed out."""
+
+    name: str
+    where: Where
+    instance: nn.Module
+    device: str = "cpu"
+    note: str = ""
+
+    def make(self) -> nn.Module:
+        """Return a private copy."""
+        from nndiag.lab.copying import private_copy
+
+        return private_copy(self.instance).to(self.device)
+
+
+@dataclass
+class PreparedModel:
+    """Another source's model with something done to it: weights loaded, lazy layers given their shapes."""
+
+    source: Any
+    prepare: Callable[[nn.Module], nn.Module]
+    note: str = ""
+
+    @property
+    def name(self) -> str:
+        """What the user typed."""
+        return str(self.source.name)
+
+    @property
+    def where(self) -> Where:
+        """Where the model is written."""
+        place: Where = self.source.where
+        return place
+
+    def make(self) -> nn.Module:
+        """Return the prepared model."""
+        return self.prepare(self.source.make())
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """Weights without a model: named tensors, read one at a time."""
+
+    name: str
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[], Iterator[tuple[str, Tensor]]]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    where: Where = field(default_factory=Where)
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers there are."""
+        import math
+
+        return sum(math.prod(shape) for shape in self.shapes.values())
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield name and tensor, one at a time, in the order of the file. Bounded memory for safetensors."""
+        return self.read()
+
+    def make(self) -> nn.Module:
+        """Refuse: weights alone cannot run."""
+        raise NndiagError(
+            f"{self.name} holds weights without a model",
+            hint=f"name the model that they belong to: MODEL --weights {self.name}",
+        )
