@@ -35,6 +35,9 @@ class Sums:
     signal: Tensor  # variance of each unit over the whole batch and positions, (units,)
     noise: Tensor  # Σ c² averaged likewise, (units,)
     inputs: int  # contributions per unit
+    bias: Tensor | None = None  # of the map, (units,)
+    weight: Tensor | None = None  # (units, inputs), of a dense map
+    rows: Tensor | None = None  # (samples, inputs), what it reads
 
 
 def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:
@@ -84,7 +87,7 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, spans: int) -> Su
         noise = (rows * rows).mean(0) @ (weight**2).T
         inputs = weight.shape[1]
     signal = (rows @ weight.T).var(0, unbiased=False)
-    return Sums(mean, power, signal, noise, inputs)
+    return Sums(mean, power, signal, noise, inputs, bias, weight, rows)
 
 
 def _matrix(op: str, x: Tensor, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None] | str:

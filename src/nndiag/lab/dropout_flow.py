@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor
 from torch.nn import functional
 
-from nndiag.lab.dropout_measure import SiteLab, add, channel_variance, standard_error
+from nndiag.lab.dropout_measure import SiteLab, add, channel_variance, sampled, standard_error
 from nndiag.lab.dropout_ops import FUSED
 from nndiag.lab.dropout_player import Script, Watch
 from nndiag.science.rescale_shift import collapse_probability, variance_ratio
@@ -58,6 +58,7 @@ class Flow:
     """What natural training passes gave."""
 
     shifts: dict[Key, NormShift] = field(default_factory=dict)
+    values: dict[Key, Tensor] = field(default_factory=dict)  # some of what enters each batch norm
     gap: LossGap | None = None
 
 
@@ -74,15 +75,16 @@ def natural(
     """
     drawn: dict[Key, list[Tensor]] = {key: [] for key in lab.norm_keys}
     watch: dict[Key, list[Watch]] = {}
+    values: dict[Key, Tensor] = {}
     for key in lab.norm_keys:
-        add(watch, key, Watch(0, _collector(drawn[key])))
+        add(watch, key, Watch(0, _collector(drawn[key], values, key)))
     losses: list[float] = []
     script = Script(rates=lab.rates, watch=watch, only=only, places=False)
     for number in range(masks):
         take = lab.bench.play(script, training=True, seed=lab.seed + 5000 + number)
         if loss is not None:
             losses.append(loss(take.output))
-    flow = Flow()
+    flow = Flow(values=values)
     norms = {norm.key: norm for gauge in lab.gauges for norm in gauge.site.norms}
     for key, values in drawn.items():
         shift = _shift(norms[key], lab.norm_eval.get(key), values)
@@ -95,9 +97,12 @@ def natural(
     return flow
 
 
-def _collector(values: list[Tensor]) -> Callable[[Tensor, Any, Any], None]:
+def _collector(
+    variances: list[Tensor], values: dict[Key, Tensor], key: Key
+) -> Callable[[Tensor, Any, Any], None]:
     def look(tensor: Tensor, _args: Any, _kwargs: Any) -> None:
-        values.append(channel_variance(tensor))
+        variances.append(channel_variance(tensor))
+        values[key] = sampled(tensor.detach().double())
 
     return look
 

@@ -46,8 +46,9 @@ class Gauge:
     on: list[tuple[float, float]] = field(default_factory=list)  # the same, one per mask
     histogram_off: Tensor | None = None
     histogram_on: list[Tensor] = field(default_factory=list)
-    total: Tensor | None = None  # running sum behind a direct activation
+    totals: list[Tensor] = field(default_factory=list)  # sums of two halves of the masks behind a direct activation
     off_values: Tensor | None = None
+    kernel: tuple[int, ...] = ()  # of the convolution that reads it
     spread_in: tuple[float, float] = (math.nan, math.nan)  # mean and variance of what is dropped
     why: str = ""  # why there is no slope
 
@@ -55,6 +56,14 @@ class Gauge:
     def slope(self) -> float:
         """Mean slope of the training value on the eval value."""
         return sum(self.slopes) / len(self.slopes) if self.slopes else math.nan
+
+    @property
+    def halves(self) -> tuple[Tensor | None, Tensor | None]:
+        """Mean values behind a direct activation, over the even and the odd masks."""
+        n = len(self.on)
+        if not self.totals or n < 2:
+            return None, None
+        return self.totals[0] / ((n + 1) // 2), self.totals[1] / (n // 2)
 
     @property
     def error(self) -> float:
@@ -81,6 +90,7 @@ class SiteLab:
         self.rates = {site.seen.key: 1 - site.p for site in sites if site.seen.handmade}
         self.kept = 0
         self.norm_eval: dict[Key, Tensor] = {}
+        self.norm_values: dict[Key, Tensor] = {}  # some of what enters each batch norm in eval mode
         self.norm_keys = {norm.key for site in sites for norm in site.norms}
         self.eval_output: Any = None
         self.eval_film: Film | None = None
@@ -95,7 +105,7 @@ class SiteLab:
             if anchor.step is not None:
                 add(watch, anchor.step.key, Watch(slot_of(anchor.step, anchor.tensor), self._keeper(gauge)))
         for key in self.norm_keys:
-            add(watch, key, Watch(0, self._variance_into(self.norm_eval, key)))
+            add(watch, key, Watch(0, self._variance_into(key)))
         take = self.bench.play(
             Script(off=True, rates=self.rates, watch=watch, places=False), training=training, seed=self.seed
         )
@@ -122,10 +132,10 @@ class SiteLab:
         elif tensor.is_floating_point():
             gauge.reference = tensor.detach().clone()
 
-    @staticmethod
-    def _variance_into(table: dict[Key, Tensor], key: Key) -> Callable[[Tensor, Any, Any], None]:
+    def _variance_into(self, key: Key) -> Callable[[Tensor, Any, Any], None]:
         def look(tensor: Tensor, _args: Any, _kwargs: Any) -> None:
-            table[key] = channel_variance(tensor)
+            self.norm_eval[key] = channel_variance(tensor)
+            self.norm_values[key] = sampled(tensor.detach().double())
 
         return look
 
@@ -172,6 +182,8 @@ class SiteLab:
                 channels = (
                     gauge.fed.shape[1] if unit == CHANNEL and gauge.fed is not None and gauge.fed.dim() > 1 else width
                 )
+                if step.op.startswith("conv"):
+                    gauge.kernel = tuple((args[1] if len(args) > 1 else kwargs["weight"]).shape[2:])
                 gauge.sums = sums_at(step, tensor, args, kwargs, unit=unit, channels=channels)
 
             add(watch, step.key, Watch(slot_of(step, site.affine.tensor), take_apart))
@@ -196,7 +208,7 @@ class SiteLab:
             gauge.off = [float(wide.mean()), float((wide * wide).mean())]
             gauge.histogram_off = sampled(wide)
             if gauge.site.direct and wide.numel() <= 2_000_000:
-                gauge.off_values, gauge.total = wide.clone(), torch.zeros_like(wide)
+                gauge.off_values, gauge.totals = wide.clone(), [torch.zeros_like(wide), torch.zeros_like(wide)]
             acts = gauge.site.activation
             if isinstance(acts, Span) and gauge.activation is None:
                 gauge.activation = module_activation(acts)
@@ -244,8 +256,8 @@ class SiteLab:
             gauge.on.append((float(wide.mean()), float((wide * wide).mean())))
             if len(gauge.histogram_on) < 8:
                 gauge.histogram_on.append(sampled(wide))
-            if gauge.total is not None and gauge.total.shape == wide.shape:
-                gauge.total += wide
+            if gauge.totals and gauge.totals[0].shape == wide.shape:
+                gauge.totals[(len(gauge.on) - 1) % 2] += wide
 
         return read
 

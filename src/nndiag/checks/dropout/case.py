@@ -1,0 +1,237 @@
+"""Everything that was found out about the dropouts of one model, before anybody judges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from nndiag.core.errors import NndiagError, NothingApplicableError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+    from nndiag.core.findings import Observation
+    from nndiag.core.subject import Batch, Subject
+    from nndiag.lab.dropout_bench import Bench, EvalVerdict
+    from nndiag.lab.dropout_flow import Flow, RowCollapse
+    from nndiag.lab.dropout_measure import Gauge, SiteLab
+    from nndiag.lab.dropout_sites import Map, Site
+
+# Words in names and switched-on flags by which people say that randomness in eval mode is meant.
+ON_PURPOSE = frozenset({"mc", "mcdropout", "montecarlo", "bayes", "bayesian", "always", "uncertainty", "epistemic"})
+PATH_WORDS = frozenset({"path", "stochastic", "depth", "survival", "layerdrop"})
+REGRESSION, CLASSES, UNKNOWN = "regression", "classification", "unknown"
+ROWS = 512
+SHARE = 0.25  # of the time budget, for all forwards together
+
+
+@dataclass
+class Case:
+    """What the judges look at."""
+
+    subject: Subject
+    bench: Bench
+    verdict: EvalVerdict
+    map: Map
+    sites: list[Site]
+    lab: SiteLab | None = None
+    flow: Flow | None = None
+    rows: list[RowCollapse] = field(default_factory=list)
+    task: str = UNKNOWN
+    loss_name: str = ""
+    loss: Callable[[Any], float] | None = None
+    main_output: int = -1  # id of the tensor a loss would be computed from
+    masks: int = 16
+    unexplained: bool = False  # training stays random with every known dropout off
+    cut: str = ""  # what the time budget cost
+
+    def gauge(self, site: Site) -> Gauge | None:
+        """What was measured at a site."""
+        if self.lab is None:
+            return None
+        return next((item for item in self.lab.gauges if item.site is site), None)
+
+    @property
+    def acting(self) -> list[Site]:
+        """Sites that drop something in training."""
+        return [site for site in self.sites if site.seen.dial.acts]
+
+    @property
+    def n(self) -> dict[str, int]:
+        """Sample sizes, for evidence."""
+        return {"samples": self.bench.rows, "masks": self.masks}
+
+
+def is_path(site: Site) -> bool:
+    """Whether a site drops whole branches: stochastic depth, on purpose not a dropout of units."""
+    from nndiag.lab.dropout_ops import SAMPLE, WHOLE
+
+    whole = site.seen.dial.unit in {SAMPLE, WHOLE}
+    return whole or (site.seen.handmade and bool(PATH_WORDS & site.seen.words) and "dropout" not in site.seen.words)
+
+
+def on_purpose(site: Site) -> bool:
+    """Whether names or flags around a site say that it is meant to stay on."""
+    return bool(ON_PURPOSE & site.seen.words)
+
+
+def is_augmentation(site: Site) -> bool:
+    """Whether a hand-written mask on the raw input, not called dropout, is more likely noise added on purpose."""
+    named = any("drop" in word for word in site.seen.words)
+    return site.seen.handmade and site.feeder == "input" and not named
+
+
+def investigate(subject: Subject, masks: int) -> Iterator[Observation | Case]:
+    """Yield progress, and last the case."""
+    from nndiag.core.findings import Step as Progress
+    from nndiag.lab.dropout_bench import Bench
+    from nndiag.lab.dropout_player import Script
+    from nndiag.lab.dropout_sites import Map
+    from nndiag.lab.forward import as_tensors, move, take
+
+    if subject.model is None or subject.data is None:
+        raise NndiagError("check-dropout needs a model", hint="nndiag check-dropout models.py:build [DATA]")
+    yield Progress("finding dropout", 0.0)
+    model = subject.model.make().to(subject.run.device)
+    batch = first_batch(subject)
+    batch = take(move(as_tensors(batch), subject.run.device), ROWS)
+    bench = Bench(model, batch, seed=subject.run.seed)
+    bench = fitted(bench, subject, masks)
+    verdict = bench.eval_verdict()
+    try:
+        film = bench.play(Script(), training=True, seed=subject.run.seed)
+    except NndiagError as error:
+        if not verdict.error:
+            raise NndiagError(
+                f"the model does not run in training mode: {error.message}", hint=error.hint or "train() it first"
+            ) from error
+        raise
+    atlas = Map(film.film)
+    case = Case(subject, bench, verdict, atlas, atlas.sites(), masks=masks)
+    refuse_if_empty(case, model)
+    _name_task(case, film.output)
+    yield Progress("drawing masks", 0.3)
+    _measure(case)
+    yield case
+
+
+def first_batch(subject: Subject) -> Batch:
+    """The batch that everything is measured on."""
+    assert subject.data is not None  # noqa: S101 - the caller has looked
+    batch = next(iter(subject.data.batches(subject.training.batch_size or ROWS)), None)
+    if batch is None:
+        raise NothingApplicableError("the data is empty: nothing to run the model on", hint="yield at least one batch")
+    return batch
+
+
+def fitted(bench: Bench, subject: Subject, masks: int) -> Bench:
+    """Return the bench with fewer rows when the whole batch would use up the time budget."""
+    from nndiag.lab.dropout_bench import Bench
+    from nndiag.lab.forward import take
+
+    small = Bench(bench.model, take(bench.batch, 8), seed=bench.seed) if bench.rows > 8 else bench
+    each = small.timed()
+    bench.grad = small.grad
+    forwards = 2 * masks + 8
+    affordable = SHARE * subject.run.seconds_left / forwards
+    rows = max(2, min(bench.rows, int(small.rows * affordable / max(each, 1e-4))))
+    if rows >= bench.rows:
+        return bench
+    cut = Bench(bench.model, take(bench.batch, rows), seed=bench.seed)
+    cut.grad = small.grad
+    return cut
+
+
+def refuse_if_empty(case: Case, model: nn.Module) -> None:
+    """Say where it was looked when there is no dropout at all."""
+    from nndiag.lab.dropout_player import is_dropout_module
+
+    modules = [m for m in model.modules() if is_dropout_module(m) or getattr(m, "dropout", 0.0) not in (0.0, None)]
+    if case.sites or modules or case.verdict.acting:
+        return
+    if not case.verdict.same:
+        return  # random without dropout: that is worth a report
+    films = (
+        f"{len(list(model.modules()))} modules and {len(case.map.film.steps)} function calls of one training forward"
+    )
+    other = "; training is random for another reason" if case.map.film.chances else ""
+    raise NothingApplicableError(f"no dropout in {films}{other}", hint="is dropout switched off by p = 0 or a flag?")
+
+
+def _name_task(case: Case, output: Any) -> None:
+    """Decide regression or classification from the loss, where there is one to go by."""
+    from nndiag.lab.forward import main_output
+    from nndiag.lab.objective import resolve_objective
+
+    try:
+        main = main_output(output)
+        tag = getattr(main, "_nndiag_tag", None)
+        case.main_output = tag[1].id if tag is not None else -1
+    except NndiagError:
+        return
+    subject = case.subject
+    invented = subject.data is not None and subject.data.synthetic and subject.training.loss == "auto"
+    try:
+        objective = resolve_objective(subject.training, case.bench.model, case.bench.batch)
+    except NndiagError:
+        return
+    name = objective.name.lower()
+    if invented and name not in {"own", "cross_entropy"}:
+        return  # float targets that nobody gave say nothing about the task
+    case.loss_name = name
+    if any(word in name for word in ("mse", "l1", "huber", "mae", "squared", "regress")):
+        case.task = REGRESSION
+    elif any(word in name for word in ("cross_entropy", "bce", "nll", "focal", "entropy")):
+        case.task = CLASSES
+
+    def loss(answer: Any) -> float:
+        return float(objective(answer, case.bench.batch.targets).detach())
+
+    case.loss = loss
+
+
+def _measure(case: Case) -> None:
+    """Run the passes."""
+    from nndiag.lab.dropout_flow import attention_rows, natural
+    from nndiag.lab.dropout_measure import SiteLab
+
+    if not case.acting:
+        return
+    seed = case.subject.run.seed
+    lab = case.lab = SiteLab(case.bench, case.acting, seed=seed)
+    lab.reference(training=bool(case.verdict.error))
+    lab.silent()
+    if case.subject.run.seconds_left <= 0:
+        case.cut = "the masks"
+        return
+    lab.draw(case.masks)
+    _more_masks(case)
+    if case.loss is not None and not _works(case):
+        case.loss = None
+    case.flow = natural(lab, case.masks, case.loss)
+    case.rows = attention_rows(case.bench, case.acting, lab.rates, seed=seed)
+
+
+def _works(case: Case) -> bool:
+    assert case.loss is not None  # noqa: S101 - the caller has looked
+    assert case.lab is not None  # noqa: S101 - likewise
+    try:
+        return math.isfinite(case.loss(case.lab.eval_output))
+    except (NndiagError, RuntimeError, ValueError, IndexError):
+        return False
+
+
+def _more_masks(case: Case) -> None:
+    """Draw until a slope of 1 and one of 1-p are five standard errors apart wherever the scale is hand-written."""
+    lab = case.lab
+    assert lab is not None  # noqa: S101 - the caller has made it
+    drawn = case.masks
+    while drawn < 4 * case.masks and case.subject.run.seconds_left > 0:
+        loose = [g for g in lab.gauges if (g.site.seen.handmade or g.site.anchor.scaled) and g.slopes]
+        if all(5 * g.error <= g.site.p for g in loose):
+            return
+        lab.draw(case.masks, begin=drawn)
+        drawn += case.masks

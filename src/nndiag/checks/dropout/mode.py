@@ -1,0 +1,247 @@
+"""Is dropout on exactly when it should be? DRP101, DRP102, DRP002, and randomness that is no dropout."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nndiag.checks.dropout.case import is_augmentation, on_purpose
+from nndiag.core.findings import Evidence, Judged, Skip, Where
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+    from nndiag.checks.dropout.case import Case
+    from nndiag.core.findings import Observation
+    from nndiag.lab.dropout_graph import Seen
+
+_SHORT = {"scaled_dot_product_attention": "scaled_dot_product_attention(dropout_p=…)", "mask": "a hand-written mask"}
+
+
+def judge_modes(case: Case) -> Iterator[Observation]:
+    """Yield what is wrong with the times at which dropout acts."""
+    yield from _active_in_eval(case)
+    yield from _inactive_in_training(case)
+    yield from _inert(case)
+
+
+def stays_on(case: Case) -> list[Seen]:
+    """Dropouts that act in eval mode, less those that say they are meant to."""
+    from nndiag.lab.dropout_sites import Site
+
+    trained = {site.seen.key: site for site in case.sites}
+    found_: list[Seen] = []
+    for seen in case.verdict.acting:
+        site = trained.get(seen.key)
+        meant = isinstance(site, Site) and (on_purpose(site) or is_augmentation(site))
+        if not meant and not (site is None and _meant(seen)):
+            found_.append(seen)
+    return found_
+
+
+def _meant(seen: Seen) -> bool:
+    from nndiag.checks.dropout.case import ON_PURPOSE
+
+    return bool(ON_PURPOSE & seen.words)
+
+
+def _active_in_eval(case: Case) -> Iterator[Observation]:
+    verdict = case.verdict
+    if verdict.error:
+        yield Skip("DRP101", f"the model does not run in eval mode: {verdict.error}")
+        return
+    if not verdict.compared and not verdict.acting:
+        yield Skip("DRP101", "the output holds no tensor to compare")
+        return
+    yield Judged("DRP101")
+    acting = stays_on(case)
+    for places in grouped(acting):
+        seen = places[0]
+        what = _SHORT.get(seen.variant, seen.variant)
+        differ = (
+            f"two eval passes differ by {verdict.difference:.2g} standard deviations of the output"
+            if not verdict.same
+            else "the outputs of two eval passes still agree on this batch"
+        )
+        yield found(
+            "DRP101",
+            f"{what} with p = {seen.dial.p:.3g} drops in eval mode{_others(places)}: {differ}",
+            where=seen.where,
+            evidence=Evidence(
+                value=verdict.difference, unit="standard deviations", threshold=0.0,
+                n={"samples": case.bench.rows, "passes": 2}, seed=case.subject.run.seed,
+                detail="largest difference between two eval passes under different seeds",
+            ),
+            means="predictions are random and lose what the dropped units carry; validation scores are too low",
+            fix=_fix_for(seen),
+        )  # fmt: skip
+    if (not verdict.same and not verdict.acting) or (not verdict.same and not acting and verdict.chances):
+        yield _other_randomness(case)
+
+
+def _fix_for(seen: Seen) -> str:
+    if seen.variant == "scaled_dot_product_attention":
+        return "pass dropout_p=self.p if self.training else 0.0: the function does not know the mode"
+    if seen.handmade:
+        return "draw the mask only if self.training (Keras: if training), or use nn.Dropout"
+    return f"pass training=self.training to {seen.variant}: its default is True (Keras: pass training=training on)"
+
+
+def _other_randomness(case: Case) -> Observation:
+    verdict = case.verdict
+    chance = verdict.chances[0] if verdict.chances else None
+    if not verdict.same_seed:
+        cause, fix = (
+            "equal seeds give different outputs: a kernel is not deterministic",
+            ("torch.use_deterministic_algorithms(True) names the operation"),
+        )
+    elif chance is not None:
+        cause, fix = (
+            f"{chance.what} draws in eval mode; it is no dropout",
+            ("seed it per input, or take its mean, if predictions must be repeatable; suppress this if it is meant"),
+        )
+    else:
+        cause, fix = (
+            "something draws random numbers in eval mode, and no dropout explains it",
+            ("look for NumPy's and Python's generators in forward"),
+        )
+    return found(
+        "NND901",
+        f"two eval passes differ by {verdict.difference:.2g} standard deviations of the output: {cause}",
+        where=chance.where if chance is not None else (case.subject.model.where if case.subject.model else Where()),
+        evidence=Evidence(
+            value=verdict.difference, unit="standard deviations", threshold=0.0,
+            n={"samples": case.bench.rows, "passes": 2}, seed=case.subject.run.seed,
+        ),
+        means="rules that compare training with eval see this randomness too",
+        fix=fix,
+    )  # fmt: skip
+
+
+def _inactive_in_training(case: Case) -> Iterator[Observation]:
+    yield Judged("DRP102")
+    dead = [site.seen for site in case.sites if _switched_off(site.seen)]
+    for places in grouped(dead):
+        seen = places[0]
+        alpha = "alpha" in seen.variant
+        why = "its default is training=False" if alpha and not _is_module(seen) else "its training flag is False"
+        if _is_module(seen):
+            why = "the module is left in eval mode by the model's train()"
+        yield found(
+            "DRP102",
+            f"{seen.variant} with p = {seen.dial.p:.3g} drops nothing in training mode{_others(places)}: {why}",
+            where=seen.where,
+            evidence=Evidence(value=0.0, unit="share dropped", threshold=seen.dial.p, detail="arguments of the call"),
+            means="the model trains without the regularisation that the code promises",
+            fix="call self.dropout's train() with the rest" if _is_module(seen)
+            else f"pass training=self.training to {seen.variant}, or use the module",
+        )  # fmt: skip
+
+
+def _is_module(seen: Seen) -> bool:
+    from nndiag.lab.dropout_player import is_dropout_module
+
+    return seen.module is not None and (is_dropout_module(seen.module) or seen.variant in _LAYERS)
+
+
+_LAYERS = frozenset({"multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu"})
+
+
+def _switched_off(seen: Seen) -> bool:
+    """Off in training although what surrounds it trains: a frozen backbone is meant."""
+    if seen.dial.on or seen.dial.p <= 0:
+        return False
+    if seen.owner_training:
+        return True
+    return _is_module(seen) and seen.parent_training
+
+
+def _inert(case: Case) -> Iterator[Observation]:
+    yield Judged("DRP002")
+    from nndiag.lab.built import locate
+
+    for name, module in case.bench.model.named_modules():
+        rate = getattr(module, "dropout", 0.0)
+        layers = getattr(module, "num_layers", 0)
+        if layers == 1 and isinstance(rate, float) and rate > 0 and hasattr(module, "flatten_parameters"):
+            yield found(
+                "DRP002",
+                f"dropout = {rate:.3g} of a {type(module).__name__} with one layer does nothing",
+                where=locate(module, name, otherwise=_model_place(case)),
+                evidence=Evidence(value=1.0, unit="layers", threshold=2.0, detail="num_layers of the module"),
+                means="it acts between stacked layers only, and there is nothing between",
+                fix="put nn.Dropout behind the layer, or set num_layers=2 or dropout=0",
+            )
+    for name, module, rate in never_ran(case):
+        yield found(
+            "DRP002",
+            f"dropout '{name}' with p = {rate:.3g} never ran, though the module around it did",
+            where=locate(module, name, otherwise=_model_place(case)),
+            evidence=Evidence(value=0.0, unit="runs", threshold=1.0, detail="one forward in training mode"),
+            means="it is built and configured, and regularises nothing",
+            fix="call it in forward, or remove it",
+        )
+
+
+def never_ran(case: Case) -> list[tuple[str, nn.Module, float]]:
+    """Dropout modules that did not run while the module around them did, and whose rate nothing else used."""
+    from nndiag.lab.dropout_player import is_dropout_module
+
+    ran = case.map.film.ran
+    modules = dict(case.bench.model.named_modules())
+    found_: list[tuple[str, nn.Module, float]] = []
+    for name, module in modules.items():
+        rate = getattr(module, "p", None)
+        if not is_dropout_module(module) or name in ran or not isinstance(rate, float) or rate <= 0:
+            continue
+        parent = _holder(name, modules)
+        if parent not in ran:
+            continue
+        inside = f"{parent}." if parent else ""
+        used = any(
+            abs(s.seen.dial.p - rate) < 1e-9
+            and f"{s.seen.key[0]}.".startswith(inside)
+            and s.seen.key[0] not in modules_of_dropout(modules)
+            for s in case.sites
+        )  # noqa: E501 - one condition
+        if not used:
+            found_.append((name, module, rate))
+    return found_
+
+
+def modules_of_dropout(modules: dict[str, Any]) -> set[str]:
+    """Names of the modules that are dropouts themselves."""
+    from nndiag.lab.dropout_player import is_dropout_module
+
+    return {name for name, module in modules.items() if is_dropout_module(module)}
+
+
+def _holder(name: str, modules: dict[str, Any]) -> str:
+    """The module around one, lists and dicts of modules passed over."""
+    parent = name.rpartition(".")[0]
+    while parent and type(modules[parent]).__name__ in {"ModuleList", "ModuleDict"}:
+        parent = parent.rpartition(".")[0]
+    return parent
+
+
+def _model_place(case: Case) -> Where:
+    return case.subject.model.where if case.subject.model is not None else Where()
+
+
+def grouped(seen: list[Seen]) -> list[list[Seen]]:
+    """Sites that differ only in a layer number and stand on one line are one cause."""
+    from nndiag.lab.dropout_sites import pattern
+
+    groups: dict[Any, list[Seen]] = {}
+    for item in seen:
+        where = item.where
+        groups.setdefault((pattern(where.module or ""), where.file, where.line, item.variant), []).append(item)
+    return list(groups.values())
+
+
+def _others(places: list[Seen]) -> str:
+    names = list(dict.fromkeys(seen.where.module or "" for seen in places[1:]))
+    names = [name for name in names if name != places[0].where.module]
+    return f" (and in {len(names)} more layers like it)" if names else ""

@@ -1,0 +1,113 @@
+"""Does training pass on the same mean as eval? DRP103, DRP104."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from nndiag.checks.dropout.case import is_augmentation
+from nndiag.checks.dropout.placed import more, once, place
+from nndiag.core.findings import Evidence, Judged, Measurement, Skip
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.dropout.case import Case
+    from nndiag.core.findings import Observation
+    from nndiag.lab.dropout_measure import Gauge
+
+ERRORS = 5.0  # standard errors between the verdicts
+ALIGNED = 0.98  # cosine between what training passes on with dropout off and what eval passes on
+SHARE = 0.25  # of the gap between 1 and 1-p that must be there
+
+
+def judge_scale(case: Case) -> Iterator[Observation]:
+    """Yield the slope of every site, and those that are not one."""
+    judged = False
+    for sites in once(case.acting):
+        for site in sites:
+            gauge = case.gauge(site)
+            if gauge is None:
+                continue
+            reason = unclear(gauge)
+            if reason:
+                if reason != SILENT:
+                    yield Skip("DRP103", reason, site.label)
+                    yield Skip("DRP104", reason, site.label)
+                continue
+            judged = True
+            half = 1.96 * gauge.error
+            yield Measurement(
+                "train_eval_slope", gauge.slope, "ratio", site.label, (gauge.slope - half, gauge.slope + half)
+            )
+        wrong = [s for s in sites if (g := case.gauge(s)) is not None and not unclear(g) and is_off(g)]
+        if wrong and not is_augmentation(wrong[0]):
+            yield _finding(case, wrong)
+    if judged:
+        yield Judged("DRP103")
+        yield Judged("DRP104")
+
+
+SILENT = "-"
+
+
+def unclear(gauge: Gauge) -> str:
+    """Why a slope says nothing here; empty when it does."""
+    from nndiag.lab.dropout_ops import ALPHA
+
+    site = gauge.site
+    if site.fused:
+        return SILENT  # torch's own code rescales
+    if site.seen.variant in ALPHA:
+        return SILENT  # its slope is not one by design
+    if site.p >= 1:
+        return "p = 1 passes nothing on"
+    if gauge.why:
+        return gauge.why
+    if gauge.reference is None or not gauge.slopes:
+        return "what it feeds has no counterpart in eval mode"
+    if not gauge.fit > ALIGNED:
+        return "what it feeds differs between training and eval for other reasons"
+    if ERRORS * gauge.error > site.p * max(1.0, gauge.slope):
+        return f"{len(gauge.slopes)} masks do not tell 1 from 1-p = {1 - site.p:.3g}; give more with --masks"
+    return ""
+
+
+def is_off(gauge: Gauge) -> bool:
+    """Whether the slope is clearly not one."""
+    away = abs(gauge.slope - 1)
+    return away > ERRORS * gauge.error and away > SHARE * gauge.site.p
+
+
+def _finding(case: Case, wrong: list) -> Observation:  # type: ignore[type-arg]
+    site = wrong[0]
+    gauge = case.gauge(site)
+    assert gauge is not None  # noqa: S101 - the caller has looked
+    a, q = gauge.slope, 1 - site.p
+    half = 1.96 * gauge.error
+    low = a < 1
+    expected = q if low else 1 / q
+    near = math.isclose(a, expected, rel_tol=0.05, abs_tol=4 * gauge.error)
+    reading = f"{'1-p' if low else '1/(1-p)'} = {expected:.3g}"
+    tail = f", which is {reading}" if near else f" ({reading})"
+    return found(
+        "DRP103" if low else "DRP104",
+        f"training passes on {a:.3g} of what eval passes on{more(wrong)}{tail}",
+        where=place(case, site),
+        evidence=Evidence(
+            value=a, unit="slope", interval=(a - half, a + half), threshold=1.0,
+            n={"samples": case.bench.rows, "masks": len(gauge.slopes)}, seed=case.subject.run.seed,
+            detail="mean training value on eval value, at what reads the dropout",
+        ),
+        means=(
+            f"behind it everything is {1 / a:.3g}x larger in eval than it was trained on"
+            if low
+            else f"behind it everything is {a:.3g}x smaller in eval than it was trained on"
+        ),
+        fix=(
+            "divide by 1-p in training (nn.Dropout does), or multiply by 1-p in eval; not both"
+            if low
+            else "divide by 1-p once: nn.Dropout and F.dropout already do (Keras Dropout too)"
+        ),
+    )  # fmt: skip
