@@ -176,11 +176,6 @@ def test_nothing_found_gives_empty_annotations():
     assert json.loads(annotations.render_gitlab([sample.healthy()])) == []
 
 
-def test_codes_fold_into_ranges_of_the_table():
-    assert phrases.codes(["MGL010", "DRP001", "DRP002", "DRP003", "DRP101"]) == "DRP001-003 DRP101 MGL010"
-    assert phrases.codes([]) == ""
-
-
 def test_the_tally_never_calls_a_failed_run_clean():
     assert phrases.tally([sample.failed()]) == "1 check could not run"
     assert phrases.tally([sample.empty()]) == "nothing applicable"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from nndiag.core.findings import Severity
-from nndiag.render import phrases as words
+from nndiag.render import phrases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ def render_github(reports: Sequence[Report]) -> str:
     lines = [_command("error", "", 0, f"nndiag {r.command}", r.error) for r in reports if r.status == "failed"]
     pairs = [(report, item) for report in reports for item in report.active]
     for report, item in sorted(pairs, key=lambda pair: -pair[1].severity):
-        path, line, real = words.uri(report, item.where)
+        path, line, real = phrases.uri(report, item.where)
         title = f"{item.rule.code} {item.rule.name}"
         lines.append(_command(GITHUB[item.severity], unquote(path), line, title, _body(item, real=real)))
     return "".join(line + "\n" for line in lines)
@@ -39,8 +39,8 @@ def _command(level: str, path: str, line: int, title: str, text: str) -> str:
 
 
 def _body(item: Finding, *, real: bool) -> str:
-    where = words.place(item.where)
-    parts = [item.message, where if where and not real else "", f"evidence: {words.proof(item)}"]
+    where = phrases.place(item.where)
+    parts = [item.message, where if where and not real else "", f"evidence: {phrases.proof(item)}"]
     parts += [f"means: {item.means}" if item.means else "", f"fix: {item.fix}" if item.fix else ""]
     return "\n".join(part for part in parts if part and part != "evidence: ")
 
@@ -60,8 +60,8 @@ def render_gitlab(reports: Sequence[Report]) -> str:
     issues = []
     for report in reports:
         for item in report.active:
-            path, line, real = words.uri(report, item.where)
-            where = words.place(item.where)
+            path, line, real = phrases.uri(report, item.where)
+            where = phrases.place(item.where)
             suffix = f" [{where}]" if where and not real else ""
             issues.append(
                 {

@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.report import worst_exit
-from nndiag.render import charts, phrases
+from nndiag.render import charts, phrases, words
 from nndiag.render.svg import gauge
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _section(report: Report, index: int, figures: list[charts.Figure], undrawn: 
         answers=answers,
         trouble=phrases.clean(trouble),
         context=" · ".join(filter(None, context)),
-        checked=phrases.codes(report.checked),
+        checked=words.ranges(report.checked),
         skipped=phrases.reasons(report),
         figures=figures,
         undrawn=undrawn,

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
 from nndiag.core.rules import RULES
-from nndiag.render import phrases as words
+from nndiag.render import phrases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,8 +93,8 @@ def _words(item: Finding) -> str:
     if item.suppressed:
         head += f" (accepted: {item.suppressed})"
     lines = [
-        ("where", words.place(item.where)),
-        ("evidence", words.proof(item)),
+        ("where", phrases.place(item.where)),
+        ("evidence", phrases.proof(item)),
         ("means", item.means),
         ("fix", item.fix),
     ]

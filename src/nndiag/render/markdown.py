@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from nndiag.core.report import worst_exit
-from nndiag.render import phrases
+from nndiag.render import phrases, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def _finding(item: Finding) -> str:
 
 
 def _coverage(report: Report) -> str:
-    checked = phrases.codes(report.checked) or "nothing"
+    checked = words.ranges(report.checked) or "nothing"
     skipped = phrases.reasons(report)
     if not skipped:
         return f"checked {checked}"

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from nndiag.core.findings import Severity
-from nndiag.core.rules import RULES
+from nndiag.render import words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from nndiag.core.findings import Finding, Where
     from nndiag.core.report import Report
@@ -39,7 +39,7 @@ def _spell(character: str) -> str:
 
 
 def number(value: object) -> str:
-    """Return a number as people write it: four significant digits, thousands grouped.
+    """Return a cell or a number as people write it; what is absent is a dash.
 
     Example:
         >>> number(19722), number(6.9), number(7.168e9), number(float("nan")), number(None)
@@ -47,16 +47,9 @@ def number(value: object) -> str:
     """
     if value is None:
         return "–"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return clean(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if float(value).is_integer() and abs(value) < 1e7:
-        return f"{int(value):,}"
-    size = abs(value)
-    if 1000 <= size < 1e6:
-        return f"{value:,.0f}"
-    return f"{value:.4g}"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return words.number(value)
+    return clean(words.cell(value) if isinstance(value, bool) else value)
 
 
 def quantity(value: object, unit: str) -> str:
@@ -115,24 +108,6 @@ def limit(finding: Finding) -> str:
     return quantity(evidence.threshold, unit)
 
 
-def codes(names: Iterable[str]) -> str:
-    """Return codes with runs of the table folded.
-
-    Example:
-        >>> codes(["DRP001", "DRP002", "DRP003", "DRP105"])
-        'DRP001-003 DRP105'
-    """
-    order = {code: index for index, code in enumerate(RULES)}
-    runs: list[list[str]] = []
-    for name in sorted(set(names), key=lambda code: (order.get(code, len(order)), code)):
-        last = runs[-1][-1] if runs else ""
-        if last[:4] == name[:4] and order.get(name, -9) == order.get(last, -99) + 1:
-            runs[-1].append(name)
-        else:
-            runs.append([name])
-    return " ".join(run[0] if len(run) == 1 else f"{run[0]}-{run[-1][3:]}" for run in runs)
-
-
 def tally(reports: Sequence[Report]) -> str:
     """Return "1 error, 2 warnings", or what else ended the runs."""
     counts = [(level.word, sum(r.count(level) for r in reports)) for level in sorted(Severity, reverse=True)]
@@ -161,7 +136,7 @@ def reasons(report: Report) -> list[tuple[str, str]]:
     for skip in report.skipped:
         reason = clean(skip.reason) + (f" ({clean(skip.where)})" if skip.where else "")
         groups.setdefault(reason, []).append(skip.code)
-    return [(codes(names), reason) for reason, names in groups.items()]
+    return [(words.ranges(names), reason) for reason, names in groups.items()]
 
 
 def uri(report: Report, where: Where) -> tuple[str, int, bool]:

@@ -9,7 +9,7 @@ from nndiag.core.findings import Severity
 from nndiag.core.report import worst_exit
 from nndiag.core.rules import RULES
 from nndiag.core.serial import plain
-from nndiag.render import phrases as words
+from nndiag.render import phrases
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,9 +72,9 @@ def _precision(rule: Rule) -> str:
 
 
 def _result(report: Report, item: Finding, index: int) -> dict[str, Any]:
-    path, line, real = words.uri(report, item.where)
+    path, line, real = phrases.uri(report, item.where)
     parts = [item.message, item.means and f"Means: {item.means}", item.fix and f"Fix: {item.fix}"]
-    where = words.place(item.where)
+    where = phrases.place(item.where)
     if where and not real:
         parts.insert(1, f"Where: {where}")
     proof = item.evidence
