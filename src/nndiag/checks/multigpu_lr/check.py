@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nndiag.checks.multigpu_lr import constants, order, overview, rate, schedule
 from nndiag.checks.multigpu_lr.plan import Plan
 from nndiag.core.errors import NothingApplicableError
-from nndiag.core.findings import Answer, Finding, Skip
+from nndiag.core.findings import Finding, Measurement, Skip
 from nndiag.core.recipe import Recipe
+from nndiag.science.scaling import gain
 
 if TYPE_CHECKING:
     from nndiag.core.findings import Observation
@@ -37,30 +38,31 @@ class MultigpuLr:
                 hint="give --gpus 8 --per-device-batch 32 --lr 3e-4 --base-lr 3e-4, a trainer's file, or --model --data",
             )
         plan = Plan(recipe or Recipe())
-        module = subject.model.make() if subject.model is not None else None
         yield from overview.facts(plan)
         seen: list[Finding] = []
-        for item in self._arithmetic(plan, module):
+        numbers: dict[str, float] = {}
+        for item in self._everything(subject, plan, numbers):
             if isinstance(item, Finding):
                 seen.append(item)
+            if isinstance(item, Measurement):
+                numbers[item.name] = item.value
             yield item
-        noise: float | None = None
+        yield from self._pictures(plan, seen, numbers)
+
+    def _everything(self, subject: Subject, plan: Plan, numbers: dict[str, float]) -> Iterator[Observation]:
+        """Measure first: a factor in the gradient can explain a rate that was left alone."""
         if subject.model is None:
             for code in ("MGL101", "MGL102", "MGL103", "MGL201", "MGL010"):
                 yield Skip(code, "needs --model and --data")
         else:
             from nndiag.checks.multigpu_lr.measured import examine_model  # torch only where a model is
 
-            for item in examine_model(self, subject, plan):
-                if isinstance(item, Finding):
-                    seen.append(item)
-                if getattr(item, "name", "") == "noise_scale":
-                    noise = _finite(item)
-                yield item
-        yield from self._pictures(plan, seen, noise)
+            yield from examine_model(self, subject, plan)
+        module = subject.model.make() if subject.model is not None else None
+        yield from self._arithmetic(plan, module, numbers.get("gradient_factor", 1.0))
 
-    def _arithmetic(self, plan: Plan, module: Any) -> Iterator[Observation]:
-        yield from rate.judge_rate(plan)
+    def _arithmetic(self, plan: Plan, module: Any, factor: float) -> Iterator[Observation]:
+        yield from rate.judge_rate(plan, factor)
         yield from rate.judge_warmup(plan, warn=WARMUP_WARNS, note=WARMUP_NOTES)
         yield from schedule.judge_schedule(plan)
         yield from rate.judge_square_root(plan)
@@ -69,18 +71,11 @@ class MultigpuLr:
         yield from order.judge_sampler(plan)
         yield from order.judge_batchnorm(plan, module, smallest=MIN_REPLICA_BATCH)
 
-    def _pictures(self, plan: Plan, seen: list[Finding], noise: float | None) -> Iterator[Observation]:
-        from nndiag.science.scaling import gain
-
-        known = noise is not None and plan.k and plan.recipe.base_batch
+    def _pictures(self, plan: Plan, seen: list[Finding], numbers: dict[str, float]) -> Iterator[Observation]:
+        noise, base = numbers.get("noise_scale"), plan.recipe.base_batch
+        multiplier = gain(plan.k, noise, base) if noise is not None and plan.k and base else None
         yield from overview.before_after(plan, seen)
-        yield from rate.rates_table(plan, gain(plan.k, noise, plan.recipe.base_batch) if known else None)
+        yield from rate.rates_table(plan, multiplier)
         yield from constants.constants_table(plan)
         yield from overview.rate_against_batch(plan, noise)
-        told: Answer = overview.answer(plan, seen)
-        yield told
-
-
-def _finite(item: Any) -> float | None:
-    value = float(item.value)
-    return value if value < float("inf") else None
+        yield overview.answer(plan, seen, numbers.get("gradient_factor"))

@@ -46,7 +46,7 @@ def _ema(plan: Plan, k: float) -> Iterator[Observation]:
     want = scaling.scaled_ema(recipe.base_ema_decay, k)
     stretch = math.log(want) / math.log(recipe.ema_decay)  # horizon in samples, after over before
     yield Measurement("ema_horizon_ratio", stretch, "ratio")
-    if 1 / CLOSE < stretch < CLOSE or 1 / MOVED < k < MOVED and abs(recipe.ema_decay - recipe.base_ema_decay) < 1e-12:
+    if 1 / CLOSE < stretch < CLOSE or (1 / MOVED < k < MOVED and abs(recipe.ema_decay - recipe.base_ema_decay) < 1e-12):
         return
     before = scaling.horizon(recipe.base_ema_decay, recipe.base_batch or 1)
     after = scaling.horizon(recipe.ema_decay, recipe.global_batch or 1)
@@ -55,9 +55,7 @@ def _ema(plan: Plan, k: float) -> Iterator[Observation]:
         f"the weight average of decay {recipe.ema_decay:g} reaches {_span(plan, after)} back instead of "
         f"{_span(plan, before)} ({times(stretch)})",
         where=plan.where("ema-decay"),
-        evidence=Evidence(
-            value=stretch, threshold=CLOSE, unit="ratio", detail="horizon in samples, after over before"
-        ),
+        evidence=Evidence(value=stretch, threshold=CLOSE, unit="ratio", detail="horizon in samples, after over before"),
         means="a decay per update averages over more samples when an update holds more: the average lags behind",
         fix=f"ema-decay = {want:.6g} (ρ^k, Busbridge et al. 2023)",
     )
@@ -74,7 +72,9 @@ def _betas(plan: Plan, k: float) -> Iterator[Observation]:
     if not want.valid:
         return  # MGL005 says so
     yield Judged("MGL006")
-    worst = max(zip(now, want.betas, recipe.base_betas, strict=True), key=lambda b: abs(math.log((1 - b[0]) / (1 - b[1]))))
+    worst = max(
+        zip(now, want.betas, recipe.base_betas, strict=True), key=lambda b: abs(math.log((1 - b[0]) / (1 - b[1])))
+    )
     stretch = (1 - worst[1]) / (1 - worst[0])  # memory in samples, after over before
     if 1 / CLOSE < stretch < CLOSE or 1 / MOVED < k < MOVED:
         return
@@ -103,7 +103,9 @@ def _intervals(plan: Plan, k: float) -> Iterator[Observation]:
             f"{name} every {show(now)} updates now comes every {_span(plan, now * (recipe.global_batch or 1))} "
             f"instead of {_span(plan, before * (recipe.base_batch or 1))}",
             where=plan.where(f"intervals.{name}"),
-            evidence=Evidence(value=stretch, threshold=CLOSE, unit="ratio", detail="interval in samples, after over before"),
+            evidence=Evidence(
+                value=stretch, threshold=CLOSE, unit="ratio", detail="interval in samples, after over before"
+            ),
             means="counted in updates, it sees the model less often: early stopping waits longer, fewer checkpoints exist",
             fix=f"{name} = {max(1, round(before / k))} updates, or count it in samples or epochs",
         )
@@ -124,7 +126,9 @@ def constants_table(plan: Plan) -> Iterator[Observation]:
     steps |= dict(recipe.intervals)
     for name, count in steps.items():
         if count:
-            rows.append((name, show(count), _span(plan, count * recipe.base_batch), _span(plan, count * recipe.global_batch)))
+            rows.append(
+                (name, show(count), _span(plan, count * recipe.base_batch), _span(plan, count * recipe.global_batch))
+            )
     decays = {"weight average": recipe.ema_decay or recipe.base_ema_decay}
     if plan.adaptive:
         betas = recipe.betas or TORCH_BETAS

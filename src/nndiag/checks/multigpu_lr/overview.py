@@ -118,7 +118,7 @@ def rate_against_batch(plan: Plan, noise: float | None = None) -> Iterator[Obser
                      group="lr-against-batch")  # fmt: skip
 
 
-def answer(plan: Plan, findings: list[Finding]) -> Answer:
+def answer(plan: Plan, findings: list[Finding], factor: float | None = None) -> Answer:
     """Say in one sentence what changed, with its numbers."""
     recipe, k, ratio = plan.recipe, plan.k, plan.rate_ratio
     parts = []
@@ -129,7 +129,11 @@ def answer(plan: Plan, findings: list[Finding]) -> Answer:
         verb = "multiply the batch" if k > 1 else "keep the batch" if k == 1 else "shrink the batch"
         noun = f"{recipe.devices} devices" if recipe.devices > 1 else "1 device"
         noun = noun if recipe.devices > 1 else noun.replace("device", "device with its accumulation")
-        verb = verb if recipe.devices > 1 else verb.replace("multiply", "multiplies").replace("keep", "keeps").replace("shrink", "shrinks")
+        verb = (
+            verb
+            if recipe.devices > 1
+            else verb.replace("multiply", "multiplies").replace("keep", "keeps").replace("shrink", "shrinks")
+        )
         parts.append(f"{noun} {verb} {show(recipe.base_batch or 0)} → {show(recipe.global_batch or 0)} ({times(k)})")
     elif k:
         parts.append(f"the batch goes {show(recipe.base_batch or 0)} → {show(recipe.global_batch or 0)} ({times(k)})")
@@ -143,6 +147,9 @@ def answer(plan: Plan, findings: list[Finding]) -> Answer:
             parts.append(f"lr {show(recipe.lr or 0)} is unchanged" + (f": {rules}" if abs(k - 1) > 0.05 else ""))
         else:
             parts.append(f"lr goes {show(recipe.base_lr)} → {show(recipe.lr or 0)} ({times(ratio)}; {rules})")
+    if factor is not None:
+        same = abs(factor - 1) < 0.01
+        parts.append("the aggregated gradient is the whole batch's" if same else f"the gradient is {times(factor)}")
     parts += [item.message for item in findings if item.rule.code in ("MGL003", "MGL004")][:1]
     other = [item for item in findings if item.rule.code not in ("MGL001", "MGL003", "MGL004")]
     worst = sorted(other, key=lambda item: -item.severity)[:1]

@@ -22,8 +22,14 @@ FINE_TUNING_LR, SHORT_RUN_LR, SHORT_RUN_EPOCHS, SMALL_K = 5e-5, 2e-4, 5, 8
 TORCH_BETAS = (0.9, 0.999)
 
 
-def judge_rate(plan: Plan) -> Iterator[Observation]:
-    """MGL001: compare lr / base-lr with the batch ratio."""
+def judge_rate(plan: Plan, factor: float = 1.0) -> Iterator[Observation]:
+    """MGL001: compare lr / base-lr with the batch ratio.
+
+    Args:
+        plan: The recipe.
+        factor: What the aggregated gradient was measured to be times the right one; MGL101 judges it, but where it
+            makes up for the rate (summed gradients and an unscaled rate are linear scaling) there is nothing to say.
+    """
     recipe, k, ratio = plan.recipe, plan.k, plan.rate_ratio
     if recipe.framework == "easgd":
         yield Skip("MGL001", "elastic averaging has no global batch: its learning rate is per worker, not scaled")
@@ -34,15 +40,20 @@ def judge_rate(plan: Plan) -> Iterator[Observation]:
     yield Judged("MGL001")
     yield Measurement("batch_ratio", k, "ratio")
     yield Measurement("learning_rate_ratio", ratio, "ratio")
-    low, high = _range(plan, k)
-    if low / NEARLY <= ratio <= high * NEARLY or (recipe.rule == "none" and ratio < SAME):
+    low, high = allowed_range(plan, k)
+    if any(low / NEARLY <= seen <= high * NEARLY for seen in _seen_by_weights(plan, ratio, factor)) or (recipe.rule == "none" and ratio < SAME):
         return
     if 1 / NEARLY < k < NEARLY and not _names_devices(plan, ratio):
         return  # the batch stayed: another rate is a choice, unless it is exactly the number of devices
     yield _rate_finding(plan, k, ratio, (low, high))
 
 
-def _range(plan: Plan, k: float) -> tuple[float, float]:
+def _seen_by_weights(plan: Plan, ratio: float, factor: float) -> tuple[float, ...]:
+    """Return the ratios that may follow the batch; Adam cancels a factor of the gradient."""
+    return (ratio,) if plan.adaptive or factor <= 0 else (ratio, ratio * factor)
+
+
+def allowed_range(plan: Plan, k: float) -> tuple[float, float]:
     """Return the multipliers the declared rule, or any usual one, allows."""
     root = math.sqrt(k)
     rule = plan.recipe.rule
@@ -56,7 +67,11 @@ def _range(plan: Plan, k: float) -> tuple[float, float]:
 
 
 def _names_devices(plan: Plan, ratio: float) -> bool:
-    known = {"W": float(plan.devices), "sqrt W": math.sqrt(plan.devices), "W·A": plan.devices * plan.recipe.accumulation}
+    known = {
+        "W": float(plan.devices),
+        "sqrt W": math.sqrt(plan.devices),
+        "W·A": plan.devices * plan.recipe.accumulation,
+    }
     return scaling.name_of_factor(ratio, known, SAME - 1) is not None
 
 
@@ -95,10 +110,10 @@ def _rate_finding(plan: Plan, k: float, ratio: float, allowed: tuple[float, floa
 def _fix(plan: Plan, k: float, base: float) -> str:
     linear, root = show(scaling.linear(base, k)), show(scaling.square_root(base, k))
     if plan.adaptive:
-        return f"lr = {root} (square root, Adam) and the same number of epochs; or rule = \"none\" if it was tuned so"
+        return f'lr = {root} (square root, Adam) and the same number of epochs; or rule = "none" if it was tuned so'
     if plan.adaptive is False:
-        return f"lr = {linear} (linear, SGD) with a gradual warm-up over about 5 epochs; or rule = \"none\" if it was tuned so"
-    return f"lr = {linear} for SGD, {root} for Adam, with a gradual warm-up; or rule = \"none\" if it was tuned so"
+        return f'lr = {linear} (linear, SGD) with a gradual warm-up over about 5 epochs; or rule = "none" if it was tuned so'
+    return f'lr = {linear} for SGD, {root} for Adam, with a gradual warm-up; or rule = "none" if it was tuned so'
 
 
 def _is_fine_tuning(plan: Plan, k: float, ratio: float) -> bool:
@@ -182,7 +197,7 @@ def judge_square_root(plan: Plan) -> Iterator[Observation]:
         means="the rule keeps Adam's path only together with β → 1 - k(1 - β), which leaves (0, 1); "
         "past that nothing derives √k",
         fix=f"grow the batch to at most {show(scaled.largest_k)}× the base, or measure the gain "
-        "(nndiag multigpu-lr --model … --data …) and use rule = \"gain\"",
+        '(nndiag multigpu-lr --model … --data …) and use rule = "gain"',
         severity=None if asked else Severity.NOTE,
     )
 

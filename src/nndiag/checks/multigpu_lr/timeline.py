@@ -57,7 +57,7 @@ class Stepping:
         end = self.curve.end or (self.curve.total if self.curve.name == "cosine-restarts" else None)
         if not end:
             return None
-        return end * (unit if unit else 1 / self.rate)
+        return end * (unit or 1 / self.rate)
 
     @property
     def unit_updates(self) -> float | None:
@@ -236,8 +236,10 @@ def _milestones(step: Stepping) -> Timing | None:
     executed = last / step.rate
     if epochs and per and last <= epochs and per > 2 * step.rate and step.rate >= 1 and executed < 0.1 * run:
         return _timed(step, "last decays", "milestones", last, executed, last * per, "the milestones are epochs")
-    return _beyond(step, "last decays", "milestones", last) or by_unit or Timing(
-        "last decays", "milestones", last, executed, None, 1.0, "", ""
+    return (
+        _beyond(step, "last decays", "milestones", last)
+        or by_unit
+        or Timing("last decays", "milestones", last, executed, None, 1.0, "", "")
     )
 
 
@@ -247,7 +249,9 @@ def _decay(step: Stepping) -> Timing | None:
     count = schedule.decay_steps
     if schedule.decay_epochs and count and per:
         reading = f"decay-epochs = {show(schedule.decay_epochs)}"
-        return _timed(step, "first decays", "decay-steps", count, count / step.rate, schedule.decay_epochs * per, reading)
+        return _timed(
+            step, "first decays", "decay-steps", count, count / step.rate, schedule.decay_epochs * per, reading
+        )
     if schedule.decay_epochs and not count:
         return None  # counted in epochs from the start
     if schedule.decay_epochs and count and not per:
@@ -261,7 +265,9 @@ def _decay(step: Stepping) -> Timing | None:
     gamma, epochs = step.curve.gamma, step.plan.epochs or 0.0
     left, meant = gamma ** (run * step.rate / count), gamma ** (epochs / count)
     if per and count <= epochs and left < VANISHED and meant > 1e-9 and per > 2 * step.rate:
-        return _timed(step, "first decays", "decay-steps", count, count / step.rate, count * per, "the count is in epochs")
+        return _timed(
+            step, "first decays", "decay-steps", count, count / step.rate, count * per, "the count is in epochs"
+        )
     return _beyond(step, "first decays", "decay-steps", count) or Timing(
         "first decays", "decay-steps", count, count / step.rate, None, 1.0, "", ""
     )

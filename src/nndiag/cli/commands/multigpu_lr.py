@@ -18,7 +18,7 @@ def _opt(text: str, panel: str = RECIPE, metavar: str | None = None) -> Any:
     return typer.Option(help=text, rich_help_panel=panel, metavar=metavar)
 
 
-def multigpu_lr(  # noqa: PLR0913 - a recipe has these parts
+def multigpu_lr(
     configs: Annotated[
         list[str] | None,
         typer.Argument(
@@ -42,7 +42,9 @@ def multigpu_lr(  # noqa: PLR0913 - a recipe has these parts
         str | None,
         _opt("ddp, fsdp, accelerate, deepspeed, lightning, hf, mirrored, horovod or easgd: who steps the schedule."),
     ] = None,
-    ranks: Annotated[int | None, _opt("Real process group of N workers, instead of emulated ones.", MEASURED, "N")] = None,
+    ranks: Annotated[
+        int | None, _opt("Real process group of N workers, instead of emulated ones.", MEASURED, "N")
+    ] = None,
     model: Annotated[str | None, _opt("MODEL, for gradients, noise scale and training.", MEASURED)] = None,
     data: Annotated[str | None, _opt("DATA, for the same.", MEASURED)] = None,
     shared: Shared,
@@ -76,7 +78,7 @@ def multigpu_lr(  # noqa: PLR0913 - a recipe has these parts
     execute("multigpu-lr", shared, build, uses_torch=model is not None, ranks=ranks)
 
 
-def recipe_subject(  # noqa: PLR0913, PLR0917 - as above
+def recipe_subject(
     run: Run,
     trained: Trained,
     model: str | None,
@@ -105,4 +107,4 @@ def recipe_subject(  # noqa: PLR0913, PLR0917 - as above
     if model is None:
         name = " ".join(configs) or path or "recipe"
         return Subject(name, training=Training(lr=trained.lr), run=run, inputs=inputs)
-    return model_subject(run, trained, model=model, data=data, inputs=inputs, need_data=data is not None)
+    return model_subject(run, trained, model=model, data=data, inputs=inputs)

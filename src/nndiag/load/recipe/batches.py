@@ -28,7 +28,7 @@ def resolve_batches(values: Mapping[str, Any], deduced: dict[str, str]) -> dict[
     if devices is not None and per is not None and total is not None:
         steps = _accumulation(devices, per, steps, total, deduced)
     elif total is not None and per is not None:
-        devices = _whole(total, per * (steps or 1), "gpus", f"global-batch / (per-device-batch × accumulation)")
+        devices = _whole(total, per * (steps or 1), "gpus", "global-batch / (per-device-batch × accumulation)")
         deduced["devices"] = "global batch / (per-device batch × accumulation)"
     elif total is not None and devices is not None:
         per = total / (devices * (steps or 1))

@@ -24,7 +24,12 @@ _HF_KEYS = {
     "per_gpu_train_batch_size", "train_batch_size", "learning_rate", "output_dir", "eval_strategy", "save_steps",
     "warmup_steps", "max_steps", "optim",
 }  # fmt: skip
-_DEEPSPEED_KEYS = {"train_micro_batch_size_per_gpu", "zero_optimization", "gradient_clipping", "zero_allow_untested_optimizer"}
+_DEEPSPEED_KEYS = {
+    "train_micro_batch_size_per_gpu",
+    "zero_optimization",
+    "gradient_clipping",
+    "zero_allow_untested_optimizer",
+}
 _ACCELERATE_KEYS = {"compute_environment", "distributed_type", "num_processes", "num_machines", "machine_rank"}
 
 

@@ -82,9 +82,9 @@ def schedule_name(word: Any, table: Mapping[str, Any]) -> str:
 
 def _factory(target: str) -> Any:
     """Load the user's function that makes a scheduler from an optimizer."""
-    from nndiag.load.target import resolve
+    from nndiag.load.usercode import resolve
 
-    found = resolve(target)
+    found = resolve(target, what="function").thing
     if not callable(found):
         raise UsageError(f"schedule.name '{target}' is no function", hint="a function of an optimizer")
     return found
