@@ -67,15 +67,27 @@ def resolve_objective(training: Training, model: nn.Module, batch: Batch) -> Obj
             raise UsageError(f"no loss is called '{training.loss}'", hint=hint + ", or file.py:fn")
         return Objective(name, "as asked", LOSSES[name])
     output = sample_output(model, batch)
-    inferred = _infer(model, batch, output)
     if own_loss(output) is None:
-        return inferred
+        return _infer(model, batch, output)
+    try:
+        fallback = _infer(model, batch, output).fn
+    except NndiagError:  # nothing of torch's fits, which is why the model has a loss of its own
+        fallback = _owns
+    return Objective("own", "the model computes its loss itself", lambda answer, aims: _own_or(answer, aims, fallback))
 
-    def own(answer: Any, targets: Any) -> Tensor:
-        loss = own_loss(answer)
-        return loss if loss is not None else inferred.fn(answer, targets)
 
-    return Objective("own", "the model computes its loss itself", own)
+def _own_or(answer: Any, aims: Any, fallback: Callable[[Any, Any], Tensor]) -> Tensor:
+    """Return the model's own loss, or the fallback's where the model was run without labels."""
+    loss = own_loss(answer)
+    return loss if loss is not None else fallback(answer, aims)
+
+
+def _owns(answer: Any, _aims: Any) -> Tensor:
+    """Return the model's own loss."""
+    loss = own_loss(answer)
+    if loss is None:
+        raise NndiagError("the model did not compute its loss", hint="its inputs need the labels: see with_labels")
+    return loss
 
 
 def users_objective(training: Training) -> Objective:
@@ -164,8 +176,8 @@ def _infer(model: nn.Module, batch: Batch, output: Any) -> Objective:
     """Choose a loss by the shapes and kinds of outputs and targets."""
     targets = as_tensors(batch.targets)
     if not isinstance(targets, Tensor):
-        if (own := own_loss(output)) is not None:
-            return Objective("own", "the model computes its loss itself", lambda answer, _: own_loss(answer) or own)
+        if own_loss(output) is not None:
+            return Objective("own", "the model computes its loss itself", _owns)
         main = main_output(output)
         if targets is None and main.dim() == 0:
             return Objective("own", "the model returns one number", lambda answer, _: main_output(answer))
