@@ -152,9 +152,9 @@ def test_a_stored_run_gives_the_same_page():
 
 def test_six_checks_stay_small_and_are_drawn_quickly(pages):
     assert len(pages["six"].encode()) <= 400_000
-    begun = time.perf_counter()
+    begun = time.process_time()
     html.render(sample.six())
-    assert time.perf_counter() - begun <= 2.0
+    assert time.process_time() - begun <= 2.0
 
 
 def huge():

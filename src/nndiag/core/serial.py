@@ -187,7 +187,7 @@ def _report(document: Mapping[str, Any]) -> Report:
         answers=tuple(document.get("answers", ())),
         findings=tuple(_read_finding(item) for item in document["findings"]),
         measurements=tuple(
-            Measurement(m["name"], number(m["value"]), m["unit"], m.get("where", ""), _pair(m.get("interval")))
+            Measurement(m["name"], number(m["value"]), m.get("unit", ""), m.get("where", ""), _pair(m.get("interval")))
             for m in document["measurements"]
         ),
         series=tuple(_read_series(item) for item in document["series"]),
