@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _OURS = str(Path(nndiag.__file__).parent) + os.sep
+_SHOWCASE = _OURS + "showcase" + os.sep  # models of the demo: written as a user would
+_CALLERS = tuple(_OURS + row for row in ("cli", "checks", "load", "core"))  # the user never calls these
 _STDLIB = str(Path(sysconfig.get_paths()["stdlib"])) + os.sep
 
 
@@ -36,12 +38,18 @@ def is_users(filename: str) -> bool:
 
     Installed packages other than torch count as the user's: a Hugging Face layer is the code that he runs.
     """
+    if filename.startswith(_SHOWCASE):
+        return True
     if filename.startswith(("<", _OURS, _torch_folder())):
         return False
     return "site-packages" in filename or not filename.startswith(_STDLIB)
 
 
-@cache
+def is_boundary(filename: str) -> bool:
+    """Whether the frames further out are those of whoever started nndiag, not of the model."""
+    return filename.startswith(_CALLERS)
+
+
 def shown(filename: str) -> str:
     """Return the path relative to the current directory when it lies below it."""
     try:
@@ -53,7 +61,7 @@ def shown(filename: str) -> str:
 def calling_place(frame: FrameType | None = None) -> Where:
     """Return file and line of the innermost frame that is the user's."""
     frame = frame or sys._getframe(1)  # noqa: SLF001 - the documented way to look up the stack
-    while frame is not None:
+    while frame is not None and not is_boundary(frame.f_code.co_filename):
         if is_users(frame.f_code.co_filename):
             return Where(file=shown(frame.f_code.co_filename), line=frame.f_lineno)
         frame = frame.f_back

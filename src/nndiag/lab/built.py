@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from nndiag.core.findings import Where
-from nndiag.lab.blame import is_users, shown
+from nndiag.lab.blame import is_boundary, is_users, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +40,7 @@ def recording_construction() -> Iterator[None]:
 
 def _builder(module: nn.Module, frame: FrameType | None) -> tuple[str, int] | None:
     """Return file and line of the user's frame outside the module's own constructors."""
-    while frame is not None:
+    while frame is not None and not is_boundary(frame.f_code.co_filename):
         code = frame.f_code
         own = code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is module
         if not own and is_users(code.co_filename):
