@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    from nndiag.cli.app import main as run  # noqa: PLC0415 - keeps `python -m nndiag` honest about import time
+    from nndiag.cli.app import main as run
 
     sys.exit(run())
 

@@ -113,6 +113,9 @@ class Trained:
     weights: Annotated[
         Path | None, _opt(panel=TRAINING, metavar="CHECKPOINT", help="Weights to load into the model.")
     ] = None
+    target: Annotated[
+        str | None, _opt(panel=TRAINING, metavar="COLUMN", help="In tables: the column that holds the targets.")
+    ] = None
     loss: Annotated[
         str, _opt(panel=TRAINING, help="auto, cross_entropy, bce, mse or file.py:fn(outputs, targets).")
     ] = "auto"

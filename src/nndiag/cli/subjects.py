@@ -38,6 +38,7 @@ def model_subject(  # noqa: PLR0913 - the parts of a subject, all by name
         run=run,
         inputs=inputs or {},
         need_data=need_data,
+        target_column=trained.target,
     )
 
 

@@ -30,7 +30,7 @@ def init_symmetry(
     execute(
         "init-symmetry",
         shared,
-        lambda run: model_subject(run, trained, model=target, data=data, need_data=False),
+        lambda run: model_subject(run, trained, model=target, data=data),
         steps=trained.steps,
         tolerance=tolerance,
         layers=layers,
