@@ -33,7 +33,7 @@ SHARED = (
     "seed", "device", "max_seconds", "train", "select", "ignore", "severity", "fail_on", "loss", "optimizer",
     "optimizer_args", "lr", "batch_size", "steps", "weights", "on_step",
 )  # fmt: skip
-INVENTS = ("check-dropout",)  # inputs, where no data is given
+INVENTS = ("check-dropout", "init-symmetry")  # inputs, where no data is given
 FOR_TRAINING = ("loss", "optimizer", "optimizer_args", "lr", "batch_size", "steps")
 
 
@@ -279,6 +279,8 @@ def _looks_like_model(thing: Any) -> bool:
     """Whether the first argument is a model rather than data: only `check_normalization` takes data alone."""
     if isinstance(thing, str):
         return thing.endswith((".pt", ".pth", ".ckpt", ".keras", ".pt2")) or ".py:" in thing
+    if hasattr(thing, "named_parameters"):
+        return True
     kinds = (Mapping, list, tuple)
     return not (isinstance(thing, kinds) or hasattr(thing, "shape") or hasattr(thing, "__iter__"))
 
