@@ -56,7 +56,7 @@ class TensorSnapshot:
             kind=type(tensor),
             attributes=dict(vars(tensor)),
             alias=tensor.data if not lazy else None,
-            copy=None if lazy else tensor.detach().clone(memory_format=torch.preserve_format),
+            copy=None if lazy else tensor.detach().clone(),
             requires_grad=tensor.requires_grad,
             grad=cls.of(grad) if grad is not None else None,
             hooks=copy.copy(hooks) if hooks is not None else None,
