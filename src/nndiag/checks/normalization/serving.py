@@ -232,9 +232,9 @@ def _huge(change: Change, rows: tuple[Array, Array] | None) -> bool:
 
     grown = float(np.abs(np.log(np.maximum(np.abs(change.slope), 1e-300))).max())
     if rows is None:
-        return grown > np.log(10)
+        return bool(grown > np.log(10))
     gap = np.abs(change.offset) / np.maximum(rows[0].std(axis=(0, 2)), 1e-9)
-    return grown > np.log(10) or float(gap.max()) > 10
+    return bool(grown > np.log(10) or gap.max() > 10)
 
 
 def _repair(change: Change | None) -> str:

@@ -1,0 +1,294 @@
+"""What does normalising change for this model? The same start, trained on raw and on standardised inputs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from nndiag.checks.normalization.bench import can_standardise, standardiser
+from nndiag.checks.normalization.cure import cure_for, range_name
+from nndiag.checks.normalization.fed import loaded, rate_of
+from nndiag.core.errors import NndiagError
+from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Series, Severity, Skip, Step, Table
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+    from nndiag.checks.normalization.bench import Bench
+    from nndiag.checks.normalization.view import View
+    from nndiag.core.findings import Observation
+    from nndiag.core.subject import Batch
+    from nndiag.lab.scale import Seen
+    from nndiag.lab.training import TrainingCurve
+
+GRID = (0.1, 1.0, 10.0)  # times the user's learning rate
+LEARNED, STUCK = 0.8, 0.95  # of the loss that knows only the targets' distribution
+WORSE, NOTED = 1.5, 1.2  # ratio of the losses reached
+WORTH = 0.05  # of the prior loss: differences below are nothing
+CAUSES = frozenset({"NRM001", "NRM002", "NRM003", "NRM011"})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run: the loss it reached in units of the prior loss, and its curve."""
+
+    lr: float
+    reached: float
+    curve: TrainingCurve
+    model: nn.Module
+
+    @property
+    def broken(self) -> bool:
+        """Whether it diverged or learned nothing."""
+        return self.curve.diverged or not self.reached < STUCK
+
+
+def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], steps: int) -> Iterator[Observation]:
+    """NRM201, and what happens when one scale is trained and the other served."""
+    why = _why_not(bench, seen)
+    if why:
+        yield Skip("NRM201", why)
+        return
+    rate = rate_of(bench)
+    prior = _prior(bench, seen)
+    if rate is None or prior is None:
+        yield Skip(
+            "NRM201", "no optimizer could be made" if rate is None else "the prior loss of these targets is not known"
+        )
+        return
+    yield Step("training on raw and on standardised inputs")
+    aims = _target_scale(bench, seen) if "NRM011" in alarmed else None
+    scaled = standardiser(view.profile)
+    raw_batches = bench.batches
+    std_batches = tuple(_changed(batch, scaled, aims) for batch in bench.batches)
+    std_prior = 1.0 if aims is not None else prior
+    given = rate.given
+    raw, std = [], []
+    for number, factor in enumerate(sorted(GRID, key=lambda item: item != 1.0)):
+        left = bench.subject.run.seconds_left
+        if left < 3 or (number and left < 0.5 * bench.subject.run.max_seconds):
+            break
+        budget = left / 8
+        raw.append(_trial(bench, raw_batches, lr=rate.lr * factor, steps=steps, prior=prior, seconds=budget))
+        std.append(_trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget))
+    if not raw:
+        yield Skip("NRM201", "the time budget did not allow it")
+        return
+    yield Judged("NRM201")
+    yield from _curves(raw[0], std[0], prior, std_prior)
+    yield from _verdict(bench, view, raw, std, alarmed, given=given)
+    yield from _other_scale(bench, view, rate.lr, steps)
+
+
+def _why_not(bench: Bench, seen: Seen) -> str:  # noqa: PLR0911 - one line for each reason
+    run = bench.subject.run
+    if run.train is False:
+        return "micro-training is off (--no-train)"
+    if not run.wants("NRM201"):
+        return "not selected"
+    if bench.objective is None:
+        return f"no loss: {bench.no_loss}"
+    if seen.targets is None and bench.objective.name != "own":
+        return "the data has no targets"
+    if bench.subject.data is not None and bench.subject.data.synthetic:
+        return "the inputs are invented"
+    if loaded(bench):
+        return "the model is trained already"
+    return can_standardise(bench)
+
+
+def _prior(bench: Bench, seen: Seen) -> float | None:
+    """The loss of predicting the targets' distribution alone."""
+    assert bench.objective is not None  # noqa: S101 - _why_not asked
+    targets = seen.targets
+    if targets is None:
+        return None
+    if bench.classes is not None and targets.counts:
+        total = sum(targets.counts)
+        entropy = -sum(count / total * math.log(count / total) for count in targets.counts if count)
+        return entropy if entropy > 0 else None
+    if bench.objective.name == "mse":
+        variance = float(targets.moments.variance.mean())
+        return variance if variance > 0 else None
+    if bench.objective.name == "bce" and targets.counts:
+        total = sum(targets.counts)
+        entropy = -sum(count / total * math.log(count / total) for count in targets.counts if count)
+        return entropy if entropy > 0 else None
+    return None
+
+
+def _target_scale(bench: Bench, seen: Seen) -> Callable[[Any], Any] | None:
+    """The map that standardises real-valued targets."""
+    if bench.objective is None or bench.objective.name != "mse" or seen.targets is None:
+        return None
+    mean, sd = float(seen.targets.moments.mean[0]), float(seen.targets.moments.sd[0])
+    return lambda y: (y - mean) / sd if sd > 0 else y
+
+
+def _changed(batch: Batch, change: Callable[[Any], Any], aims: Callable[[Any], Any] | None) -> Batch:
+    from nndiag.lab.firstlayer import with_input
+    from nndiag.lab.forward import as_tensors
+
+    made = with_input(batch, change)
+    return replace(made, targets=aims(as_tensors(batch.targets))) if aims is not None else made
+
+
+def _trial(  # noqa: PLR0913 - a training run has these parts
+    bench: Bench, batches: tuple[Batch, ...], *, lr: float, steps: int, prior: float, seconds: float
+) -> Trial:
+    """Train one private copy."""
+    from nndiag.lab.optimizers import make_optimizer
+    from nndiag.lab.training import micro_train
+
+    model = bench.make()
+    assert bench.objective is not None  # noqa: S101 - _why_not asked
+    curve = micro_train(
+        model,
+        batches,
+        bench.objective,
+        make_optimizer(bench.subject.training, model, lr=lr),
+        steps,
+        seed=bench.subject.run.seed,
+        seconds=seconds,
+    )
+    late = curve.losses[-max(3, len(curve.losses) // 10) :]
+    reached = math.inf if curve.diverged else sum(late) / len(late) / prior
+    return Trial(lr, reached, curve, model)
+
+
+def _curves(raw: Trial, std: Trial, prior: float, std_prior: float) -> Iterator[Observation]:
+    for label, one, base in (("raw", raw, prior), ("standardised", std, std_prior)):
+        losses = tuple(loss / base for loss in one.curve.losses)
+        yield Series(
+            label,
+            tuple(range(len(losses))),
+            losses,
+            "of the prior loss",
+            x_unit="steps",
+            group="training",
+            threshold=1.0,
+        )
+        norms = one.curve.grad_norms
+        yield Series(f"{label} gradient", tuple(range(len(norms))), norms, "", x_unit="steps", group="gradient norm")
+        yield Measurement(f"loss_reached_{label}", one.reached, "of the prior loss")
+
+
+def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
+    bench: Bench, view: View, raw: list[Trial], std: list[Trial], alarmed: set[str], *, given: bool
+) -> Iterator[Observation]:
+    """NRM201, as loud as the difference is large."""
+    own, other = raw[0], std[0]
+    best, best_other = min(raw, key=lambda t: t.reached), min(std, key=lambda t: t.reached)
+    yield Measurement("best_loss_raw", best.reached, "of the prior loss", f"lr {best.lr:g}")
+    yield Measurement("best_loss_standardised", best_other.reached, "of the prior loss", f"lr {best_other.lr:g}")
+    level, pair = _level(raw, std, given=given)
+    if level is None:
+        yield Fact("normalising", "no difference", "normalising changes nothing measurable for this model")
+        return
+    level = level if alarmed & CAUSES else Severity.NOTE
+    slow, fast = pair
+    words = "diverge" if slow.curve.diverged else f"reach {slow.reached:.3g} of the prior loss"
+    rates = f"at lr {slow.lr:g}" if slow.lr == fast.lr else f"at their best lr {slow.lr:g}"
+    there = "" if slow.lr == fast.lr else f" at lr {fast.lr:g}"
+    sooner = _steps_to(fast, slow)
+    yield found(
+        "NRM201",
+        f"in {slow.curve.steps} steps {rates} raw inputs {words}, standardised ones {fast.reached:.3g}{there}"
+        + (f" (they pass the raw result after {sooner} steps)" if sooner else ""),
+        evidence=Evidence(
+            slow.reached / max(fast.reached, 1e-12) if math.isfinite(slow.reached) else math.inf,
+            "times the loss",
+            threshold=NOTED,
+            n={"steps": slow.curve.steps, "samples": bench.rows, "learning rates": len(raw)},
+            seed=bench.subject.run.seed,
+            detail=f"at lr {own.lr:g}: raw {own.reached:.3g}, standardised {other.reached:.3g}; each at its best: raw "
+            f"{best.reached:.3g} (lr {best.lr:g}), standardised {best_other.reached:.3g} (lr {best_other.lr:g})",
+        ),
+        means="same start, optimizer and order of batches: standardising the inputs alone makes the difference"
+        + ("; targets were standardised with them" if "NRM011" in alarmed else ""),
+        fix=cure_for(view.profile),
+        severity=level,
+    )
+
+
+def _level(raw: list[Trial], std: list[Trial], *, given: bool) -> tuple[Severity | None, tuple[Trial, Trial]]:
+    """How loud, and which pair of runs shows it: at the user's rate, or each at its best."""
+    own, other = raw[0], std[0]
+    best, best_other = min(raw, key=lambda t: t.reached), min(std, key=lambda t: t.reached)
+    if own.broken and other.reached < LEARNED:
+        lasting = best.broken or _far(best, best_other, WORSE)
+        return (Severity.ERROR if given or lasting else Severity.WARNING), (own, other)
+    if given and _far(own, other, WORSE):
+        return Severity.WARNING, (own, other)
+    if _far(best, best_other, WORSE):
+        return Severity.WARNING, (best, best_other)
+    if _far(own, other, NOTED) and not _far(other, own, NOTED):
+        return Severity.NOTE, (own, other)
+    return None, (own, other)
+
+
+def _far(slow: Trial, fast: Trial, ratio: float) -> bool:
+    """Whether one run ends worth-while above the other."""
+    return slow.reached > ratio * fast.reached and not slow.reached - fast.reached <= WORTH
+
+
+def _steps_to(fast: Trial, slow: Trial) -> int:
+    """After how many steps the faster run is where the slower one ends; 0 when it never is."""
+    if not math.isfinite(slow.reached) or not fast.curve.losses:
+        return 0
+    scale = fast.reached / (sum(fast.curve.losses[-3:]) / len(fast.curve.losses[-3:]) or 1.0)
+    return next((k for k, loss in enumerate(fast.curve.losses) if loss * scale <= slow.reached), 0)
+
+
+def _other_scale(bench: Bench, view: View, lr: float, steps: int) -> Iterator[Observation]:
+    """Train on x/255 and serve x, and the other way round: logits and accuracy."""
+    top = float(view.profile.moments.high.max())
+    pixels = range_name(view.profile) == "0-255 pixel values"
+    unit = view.profile.moments.low.min() >= 0 and 0.5 < top <= 1.0
+    if bench.classes is None or not (pixels or unit) or bench.subject.run.seconds_left < 3:
+        return
+    by = (1 / 255, 1.0) if pixels else (1.0, 255.0)
+    rows = []
+    for trained, served, name in ((by[0], by[1], "x/255 -> x"), (by[1], by[0], "x -> x/255")):
+        batches = tuple(_changed(batch, _times(trained), None) for batch in bench.batches)
+        others = tuple(_changed(batch, _times(served), None) for batch in bench.batches)
+        try:
+            done = _trial(bench, batches, lr=lr, steps=steps, prior=1.0, seconds=bench.subject.run.seconds_left / 8)
+            home, away = _served(done.model, batches), _served(done.model, others)
+        except NndiagError:
+            return
+        rows.append((name, *home, *away))
+        yield Measurement("accuracy_as_trained", home[0], "share", name)
+        yield Measurement("accuracy_on_other_scale", away[0], "share", name)
+        yield Measurement("logits_on_other_scale", away[1], "", name)
+    yield Table(
+        "trained on one scale, served on the other",
+        ("trained -> served", "accuracy", "|logit|", "served acc.", "served |logit|"),
+        rows,
+    )
+
+
+def _times(factor: float) -> Callable[[Any], Any]:
+    return lambda x: x.float() * factor
+
+
+def _served(model: nn.Module, batches: tuple[Batch, ...]) -> tuple[float, float]:
+    """Accuracy and the largest logit's mean size in eval mode."""
+    import torch
+
+    from nndiag.lab.forward import as_tensors, call, main_output
+
+    model.eval()
+    hits, total, size = 0, 0, 0.0
+    with torch.no_grad():
+        for batch in batches:
+            logits, y = main_output(call(model, batch.inputs)), as_tensors(batch.targets)
+            guess = logits.argmax(dim=-1 if logits.shape[:-1] == y.shape else 1)
+            hits += int((guess == y).sum())
+            total += y.numel()
+            size += float(logits.abs().amax(dim=-1).double().mean())
+    return round(hits / max(total, 1), 4), float(f"{size / max(len(batches), 1):.4g}")

@@ -1,0 +1,320 @@
+"""Do batch-norm statistics describe the data, and did their owner see the same preprocessing?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nndiag.core.errors import NndiagError
+from nndiag.core.findings import Evidence, Judged, Measurement, Series, Severity, Skip, Table
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from nndiag.checks.normalization.bench import Bench
+    from nndiag.checks.normalization.view import View
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.core.subject import Batch
+    from nndiag.lab.batchnorm import ModeLosses, Remembered
+    from nndiag.lab.scale import Seen
+
+STALE = 0.25  # nats: mean KL over channels
+APART = 0.5  # nats: preprocessing disagrees
+TOLD = 0.1  # share of the KL that may be left when the right transform is undone
+SMALL = 4  # rows in a batch
+FEW_VALUES = 16  # per channel in a batch
+CODES = ("NRM102", "NRM104")
+
+
+def examine_batchnorm(bench: Bench, seen: Seen, view: View) -> Iterator[Observation]:
+    """NRM102, NRM103 and NRM104."""
+    from nndiag.lab.batchnorm import layers, remembered
+
+    subject = bench.subject
+    if not layers(bench.make()):
+        yield from (Skip(code, "no batch norm with running statistics") for code in (*CODES, "NRM103"))
+        return
+    try:
+        known = remembered(bench.make(), bench.batches, seed=subject.run.seed)
+    except NndiagError as failed:
+        yield from (Skip(code, f"training mode failed: {failed.message}") for code in CODES)
+        yield from _tiny(bench, seen, None)
+        return
+    yield from _tiny(bench, seen, known)
+    if subject.data is not None and subject.data.synthetic:
+        yield from (Skip(code, "the inputs are invented") for code in CODES)
+        return
+    if all(one.as_built and one.fresh and (one.updates in {0, None}) for one in known) and not _learned(bench):
+        yield from (
+            Skip(code, "the model was never trained: its statistics are those it was built with") for code in CODES
+        )
+        return
+    if bench.rows < 16:
+        yield from (Skip(code, f"{bench.rows} rows are too few to judge statistics") for code in CODES)
+        return
+    yield from _table(known)
+    told = yield from _preprocessing(bench, view, known)
+    if told:
+        yield Skip("NRM102", "the inputs are on another scale than the statistics (NRM104)")
+        return
+    yield Judged("NRM102")
+    yield from _stale(bench, known)
+
+
+def _learned(bench: Bench) -> bool:
+    """Whether weights were loaded, or the model already does far better than chance."""
+    import math
+
+    from nndiag.lab.batchnorm import mode_losses
+
+    if "weights" in str(getattr(bench.subject.model, "note", "")):
+        return True
+    if bench.objective is None or bench.classes is None:
+        return False
+    try:
+        losses = mode_losses(bench.make(), bench.batches[:4], bench.objective)
+    except NndiagError:
+        return False
+    return losses.training < 0.5 * math.log(bench.classes)
+
+
+def _table(known: list[Remembered]) -> Iterator[Observation]:
+    rows = [(one.name, float(one.shift.median()), float(one.kl.clamp(max=99).mean()), one.updates) for one in known]
+    yield Table("batch norm: remembered against exact", ("layer", "shift (sd)", "KL (nats)", "updates"), rows)
+    for label, values in (
+        ("shift", [float(one.shift.median()) for one in known]),
+        ("KL", [float(one.kl.clamp(max=99).mean()) for one in known]),
+    ):
+        yield Series(
+            label,
+            tuple(range(len(known))),
+            tuple(values),
+            "sd" if label == "shift" else "nats",
+            group="running against exact batch-norm statistics",
+            kind="bar",
+            threshold=None if label == "shift" else STALE,
+            labels=tuple(one.name for one in known),
+        )
+
+
+def _stale(bench: Bench, known: list[Remembered]) -> Iterator[Observation]:
+    """NRM102: one finding, at the first layer that is off."""
+    from nndiag.lab.batchnorm import mode_losses
+
+    losses: ModeLosses | None = None
+    if bench.objective is not None:
+        losses = mode_losses(bench.make(), bench.batches[:8], bench.objective, seed=bench.subject.run.seed)
+        yield Measurement("loss_eval_mode", losses.evaluation, "")
+        yield Measurement("loss_batch_statistics", losses.training, "")
+    scores = [float(one.kl.clamp(max=10).mean()) for one in known]
+    yield Measurement("batchnorm_kl_largest", max(scores), "nats", known[scores.index(max(scores))].name)
+    off = [one for one, score in zip(known, scores, strict=True) if score > STALE]
+    if not off:
+        return
+    yield _stale_finding(bench, known, off, losses)
+
+
+def _stale_finding(bench: Bench, known: list[Remembered], off: list[Remembered], losses: ModeLosses | None) -> Finding:
+    worst = off[0]
+    cause, fix = _cause(worst, off, known)
+    harm = ""
+    hurt = True
+    if losses is not None:
+        hurt = not losses.evaluation <= losses.training * 1.02
+        harm = f"; loss {losses.evaluation:.4g} with them, {losses.training:.4g} with batch statistics"
+    return found(
+        "NRM102",
+        f"running statistics of '{worst.name}' are {float(worst.shift.median()):.2g} sd off the data ({len(off)} of "
+        f"{len(known)} batch norms): {cause}{harm}",
+        where=worst.where,
+        evidence=Evidence(
+            float(worst.kl.clamp(max=10).mean()),
+            "nats",
+            threshold=STALE,
+            n={"samples": bench.rows, "channels": len(worst.mean)},
+            seed=bench.subject.run.seed,
+            detail=f"mean KL of the exact from the remembered Gaussian; median shift "
+            f"{float(worst.shift.median()):.3g} sd, median variance ratio {_ratio(worst):.3g}",
+        ),
+        means="eval mode normalises with numbers that do not belong to these data: another function than in training",
+        fix=fix,
+        severity=None if hurt else Severity.WARNING,
+    )
+
+
+def _cause(worst: Remembered, off: list[Remembered], known: list[Remembered]) -> tuple[str, str]:
+    """What made the statistics stale, and what to do."""
+    again = (
+        "run the training data through model.train() once under torch.no_grad() with momentum=None (cumulative average)"
+    )
+    if worst.momentum == 0 and worst.as_built:
+        return (
+            "momentum is 0, so they never moved from 0 and 1",
+            "set momentum=0.1 (torch: the weight of the new batch)",
+        )
+    if worst.updates == 0 or (worst.as_built and worst.momentum != 0):
+        return "they were never updated", f"{again}; call model.train() in the training loop"
+    if worst.start_left > 0.02:
+        return (
+            f"{worst.updates} updates at momentum {worst.momentum:g} leave {worst.start_left:.0%} of the start (0, 1)",
+            f"train longer, raise momentum, or {again}",
+        )
+    if worst.momentum is not None and worst.momentum > 0.5:
+        return (
+            f"momentum {worst.momentum:g} keeps little but the last batch (torch weighs the new batch, Keras the old)",
+            f"set momentum={1 - worst.momentum:.2g}, then {again}",
+        )
+    shift = float(worst.shift.median())
+    if shift < 0.1 and 0.4 < _ratio(worst) < 0.95:
+        cause = "variances are inflated as by n/(n-1) of tiny batches", "train with larger batches or SyncBatchNorm"
+    elif len(off) == len(known):
+        cause = (
+            "these data come from another domain than those it was trained on",
+            f"adapt the statistics to this domain ({again}), or check the preprocessing",
+        )
+    else:
+        cause = "they belong to other data or to a batch size of long ago", again
+    return cause
+
+
+def _ratio(one: Remembered) -> float:
+    """Median of the exact over the remembered variance."""
+    return float(((one.var + one.eps) / (one.running_var + one.eps)).median())
+
+
+def _tiny(bench: Bench, seen: Seen, known: list[Remembered] | None) -> Iterator[Observation]:
+    """NRM103."""
+    size = bench.subject.training.batch_size or seen.batch_size
+    if size is None:
+        yield Skip("NRM103", "the training batch size is not known (--batch-size, or a DataLoader)")
+        return
+    yield Judged("NRM103")
+    last = seen.last_batch if seen.batch_size else seen.inputs.rows % size
+    positions = 1
+    if known:
+        from nndiag.lab.forward import batch_rows
+
+        rows = min(batch_rows(batch) for batch in bench.batches)
+        positions = max(1, min(one.per_batch for one in known) // max(rows, 1))
+    values = size * positions
+    place = min(known, key=lambda one: one.per_batch).where if known else None
+    if size < SMALL or values < FEW_VALUES:
+        factor = (values - 1) / values
+        yield found(
+            "NRM103",
+            f"batch norm is trained on batches of {size}: {values} values per channel in its smallest layer",
+            where=place,
+            evidence=Evidence(
+                float(size), "rows", threshold=float(SMALL), detail=f"(n-1)/n = {factor:.3g} at that layer"
+            ),
+            means="the statistics of so few rows are noise; training (biased variance) and eval (unbiased) differ by "
+            f"(n-1)/n = {factor:.3g}; accumulating gradients does not help, each micro-batch is normalised alone",
+            fix="use GroupNorm or LayerNorm, SyncBatchNorm over the devices, or larger batches",
+        )
+    elif last == 1:
+        yield found(
+            "NRM103",
+            f"the last batch of each epoch has one row ({seen.inputs.rows} rows in batches of {size})",
+            where=place,
+            evidence=Evidence(1.0, "rows", threshold=2.0, n={"rows": seen.inputs.rows}),
+            means="batch norm refuses one value per channel, or normalises that row to zero and spoils its statistics",
+            fix="DataLoader(..., drop_last=True)",
+        )
+
+
+def _preprocessing(bench: Bench, view: View, known: list[Remembered]) -> Any:
+    """NRM104: the transform of these inputs under which the first batch norm recognises its training data."""
+    from nndiag.lab.batchnorm import first_fit
+
+    first = known[0]
+    if first.as_built or first.start_left > 0.05 or bench.first is None or bench.first.kind == "embedding":
+        yield Skip("NRM104", "no batch norm near the inputs that was trained long enough")
+        return False
+    own = first_fit(bench.make(), bench.batch, lambda batch: batch)
+    if own is None:
+        yield Skip("NRM104", "no batch norm sees the inputs in eval mode")
+        return False
+    yield Judged("NRM104")
+    yield Measurement("first_batchnorm_kl", own[1], "nats", own[0])
+    if own[1] < APART:
+        return False
+    best = min(_tried(bench, view, own), key=lambda item: item[1])
+    if best[1] > min(TOLD * own[1], APART):
+        return False
+    yield _disagrees(bench, own, best, first)
+    return True
+
+
+def _tried(bench: Bench, view: View, own: tuple[str, float]) -> Iterator[tuple[str, float]]:
+    """Named transforms of the inputs with the KL that each leaves, the common ones first."""
+    from nndiag.lab.batchnorm import first_fit
+    from nndiag.lab.firstlayer import with_input
+
+    yield ("", own[1])
+    for name, change in _transforms(view):
+        fit = first_fit(bench.make(), bench.batch, _on_input(change, with_input))
+        if fit is not None and fit[0] == own[0]:
+            yield (name, fit[1])
+
+
+def _on_input(change: Callable[[Any], Any], with_input: Callable[..., Batch]) -> Callable[[Batch], Batch]:
+    return lambda batch: with_input(batch, lambda item: change(item if item.is_floating_point() else item.float()))
+
+
+def _transforms(view: View) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """Maps from these inputs to what training may have fed."""
+    import torch
+
+    from nndiag.checks.normalization.bench import standardiser
+    from nndiag.science.preprocessing import RAW, UNIT, normalisers
+
+    yield "divided by 255", lambda x: x / 255
+    yield "multiplied by 255", lambda x: x * 255
+    yield "mapped to [-1, 1] (2x - 1)", lambda x: 2 * x - 1
+    yield "mapped to [0, 1] ((x + 1) / 2)", lambda x: (x + 1) / 2
+    yield "mapped to [-1, 1] (x / 127.5 - 1)", lambda x: x / 127.5 - 1
+    yield "standardised with their own mean and sd", standardiser(view.profile)
+    profile = view.profile
+    if profile.layout.kind == "images" and profile.features == 3:
+        axis = profile.layout.axis
+        yield "with reversed channels (B, G, R)", lambda x: x.flip(axis if axis is not None else 1)
+    if profile.layout.kind == "images" and profile.features in {1, 3} and profile.moments.low.min() >= 0:
+        top = float(profile.moments.high.max())
+        here = RAW if top > 1.5 else UNIT
+        shape = [1] * (len(profile.shape) + 1)
+        if profile.layout.axis is not None:
+            shape[profile.layout.axis] = profile.features
+        for one in normalisers(profile.features):
+            if one in {RAW, UNIT} or one.twice:
+                continue
+            slope = torch.as_tensor(one.slope(profile.features) / here.slope(profile.features)).reshape(shape)
+            offset = torch.as_tensor(one.offset(profile.features)).reshape(shape)
+            yield f"with {one.name}", _affine(slope, offset)
+    for k in range(-24, 25):
+        factor = 10 ** (k / 6)
+        if abs(k) > 3:  # smaller factors are what another domain looks like
+            yield f"multiplied by about {factor:.2g}", _affine(factor, 0.0)
+
+
+def _affine(slope: Any, offset: Any) -> Callable[[Any], Any]:
+    return lambda x: (x.double() * slope + offset).to(x.dtype)
+
+
+def _disagrees(bench: Bench, own: tuple[str, float], best: tuple[str, float], first: Remembered) -> Finding:
+    """NRM104."""
+    return found(
+        "NRM104",
+        f"the checkpoint was trained on inputs {best[0]}: its first batch norm '{own[0]}' is {own[1]:.3g} nats off the "
+        f"data as they are, {best[1]:.2g} after that",
+        where=first.where,
+        evidence=Evidence(
+            own[1],
+            "nats",
+            threshold=APART,
+            n={"samples": min(bench.rows, 128), "channels": len(first.mean)},
+            seed=bench.subject.run.seed,
+            detail="median KL over channels of the data from the remembered statistics",
+        ),
+        means="the model remembers another preparation of its inputs than the one it is fed here",
+        fix=f"feed it the same data {best[0]}",
+    )
