@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from nndiag.checks.normalization.alone import Limits, examine_scale, examine_values
+from nndiag.checks.normalization.alone import examine_scale, examine_values
 from nndiag.checks.normalization.bench import prepare, seen_by_first
 from nndiag.checks.normalization.experiment import examine_training
 from nndiag.checks.normalization.fed import examine_fed
@@ -32,15 +32,10 @@ MODEL_CODES = ("NRM101", "NRM102", "NRM103", "NRM104", "NRM105", "NRM201")
 
 @dataclass(frozen=True)
 class CheckNormalization:
-    """Thresholds of scale, offset and spread; budgets of the experiments."""
+    """The axis that holds features, and the length of the experiments; thresholds stand beside their rules."""
 
     name: ClassVar[str] = "check-normalization"
     feature_axis: int | None = None
-    max_scale: float = 10.0  # root mean square of inputs
-    min_scale: float = 0.01
-    max_ratio: float = 50.0  # sd of one feature against the typical one
-    max_offset: float = 10.0  # |mean| in sd
-    max_target_scale: float = 100.0
     steps: int = 60  # of micro-training
 
     def examine(self, subject: Subject) -> Iterator[Observation]:
@@ -65,7 +60,6 @@ class CheckNormalization:
 
     def _all(self, subject: Subject, seen: Seen, view: View, bench: Bench | None, ids: str) -> Iterator[Observation]:
         """What the numbers say by themselves, and against serving."""
-        limits = Limits(self.max_scale, self.min_scale, self.max_ratio, self.max_offset)
         yield from examine_values(seen, view)
         if ids:
             yield from (Skip(code, f"the inputs are ids: {ids}") for code in (*SCALE_CODES, "NRM013"))
@@ -73,11 +67,11 @@ class CheckNormalization:
             if subject.data is not None and subject.data.synthetic:
                 yield from (Skip(code, "the inputs are invented") for code in SCALE_CODES)
             else:
-                yield from examine_scale(seen_by_first(bench, view) if bench else view, limits)
+                yield from examine_scale(seen_by_first(bench, view) if bench else view)
             yield from examine_precision(seen.inputs, bench.dtype if bench else "")
         yield from normalised_twice(seen, view, ids)
         outputs = (bench.classes or bench.outputs) if bench else None
-        yield from examine_targets(seen.targets, max_scale=self.max_target_scale, outputs=outputs)
+        yield from examine_targets(seen.targets, outputs=outputs)
         yield from self._serving(subject, seen, view, ids)
         if bench is None:
             yield from (Skip(code, "no model") for code in MODEL_CODES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.normalization.cure import cure_for, range_name
@@ -18,14 +17,10 @@ if TYPE_CHECKING:
     from nndiag.lab.scale import Seen
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Where scale stops being harmless."""
-
-    max_scale: float
-    min_scale: float
-    max_ratio: float
-    max_offset: float
+MAX_SCALE, MIN_SCALE = 10.0, 0.01  # root mean square of the inputs
+MAX_RATIO = 50.0  # largest sd against the typical one
+MAX_RATIO_BELOW = 20 * MAX_RATIO  # the typical sd against the smallest one: small features are slow, not unstable
+MAX_OFFSET = 10.0  # |mean| in sd
 
 
 def examine_values(seen: Seen, view: View) -> Iterator[Observation]:
@@ -80,7 +75,7 @@ def _constant(seen: Seen, view: View) -> Iterator[Finding]:
     )
 
 
-def examine_scale(view: View, limits: Limits) -> Iterator[Observation]:
+def examine_scale(view: View) -> Iterator[Observation]:
     """NRM001, NRM002 and NRM003: one finding per cause."""
     import numpy as np
 
@@ -95,22 +90,22 @@ def examine_scale(view: View, limits: Limits) -> Iterator[Observation]:
     if len(judged) == 0 or len(profile.finite_sample) == 0:
         return
     mean, sd, rms = profile.moments.mean[judged], profile.moments.sd[judged], profile.moments.rms[judged]
-    mixed = _mixed(view, judged[~columns.sparse[judged]], limits)
+    mixed = _mixed(view, judged[~columns.sparse[judged]])
     if mixed is not None:
         yield mixed
     pooled_sd, pooled_rms = _pooled(sd, mixed), _pooled(rms, mixed)
     ratio = np.abs(mean) / np.maximum(sd, 1e-300)
-    away = (ratio >= limits.max_offset) & (np.abs(mean) >= limits.max_scale)
+    away = (ratio >= MAX_OFFSET) & (np.abs(mean) >= MAX_SCALE)
     typical = float(np.median(ratio))
-    if mixed is None and (away.any() or typical >= limits.max_offset):
-        chosen = away if away.any() else ratio >= limits.max_offset
-        yield _offset(view, judged[chosen], float(ratio[chosen].max()), limits, loud=pooled_rms > limits.max_scale)
+    if mixed is None and (away.any() or typical >= MAX_OFFSET):
+        chosen = away if away.any() else ratio >= MAX_OFFSET
+        yield _offset(view, judged[chosen], float(ratio[chosen].max()), loud=pooled_rms > MAX_SCALE)
         pooled_rms = pooled_sd  # the offset has its own finding
     norm = float(np.sqrt((profile.vectors**2).sum(axis=1).mean())) if len(profile.finite_sample) else 0.0
-    if pooled_rms > limits.max_scale:
-        yield _unscaled(view, pooled_rms, limits.max_scale, "larger")
-    elif pooled_rms < limits.min_scale and norm < 0.5:
-        yield _unscaled(view, pooled_rms, limits.min_scale, "smaller")
+    if pooled_rms > MAX_SCALE:
+        yield _unscaled(view, pooled_rms, MAX_SCALE, "larger")
+    elif pooled_rms < MIN_SCALE and norm < 0.5:
+        yield _unscaled(view, pooled_rms, MIN_SCALE, "smaller")
 
 
 def _pooled(values: Any, mixed: Finding | None) -> float:
@@ -139,7 +134,7 @@ def _unscaled(view: View, rms: float, limit: float, word: str) -> Finding:
     )
 
 
-def _offset(view: View, features: Any, ratio: float, limits: Limits, *, loud: bool) -> Finding:
+def _offset(view: View, features: Any, ratio: float, *, loud: bool) -> Finding:
     """NRM002."""
     moments = view.profile.moments
     worst = features[(abs(moments.mean[features]) / (moments.sd[features] + 1e-300)).argmax()]
@@ -149,7 +144,7 @@ def _offset(view: View, features: Any, ratio: float, limits: Limits, *, loud: bo
         f"{ratio:.3g} standard deviations"
         + (f" ({len(features)} features are like that)" if len(features) > 1 else ""),
         where=Where(module=view.column(int(worst))),
-        evidence=Evidence(ratio, "sd", threshold=limits.max_offset, n={"rows": view.profile.rows}),
+        evidence=Evidence(ratio, "sd", threshold=MAX_OFFSET, n={"rows": view.profile.rows}),
         means="a common offset makes one direction far steeper than the others (condition number 1 + d m²/s²): "
         "the learning rate must suit the offset and the features learn slowly",
         fix="subtract the training mean; " + cure_for(view.profile),
@@ -157,7 +152,7 @@ def _offset(view: View, features: Any, ratio: float, limits: Limits, *, loud: bo
     )
 
 
-def _mixed(view: View, features: Any, limits: Limits) -> Finding | None:
+def _mixed(view: View, features: Any) -> Finding | None:
     """NRM003."""
     import numpy as np
 
@@ -167,10 +162,10 @@ def _mixed(view: View, features: Any, limits: Limits) -> Finding | None:
     order = np.sort(sd)
     low_median, high_median = order[(len(order) - 1) // 2], order[len(order) // 2]
     high, low = order[-1] / low_median, high_median / max(order[0], 1e-300)
-    if high < limits.max_ratio and low < 20 * limits.max_ratio:
+    if high < MAX_RATIO and low < MAX_RATIO_BELOW:
         return None
-    big = high >= limits.max_ratio
-    odd = features[(sd / low_median >= limits.max_ratio) if big else (high_median / sd >= 20 * limits.max_ratio)]
+    big = high >= MAX_RATIO
+    odd = features[(sd / low_median >= MAX_RATIO) if big else (high_median / sd >= MAX_RATIO_BELOW)]
     top, bottom = features[int(np.argmax(sd))], features[int(np.argmin(sd))]
     value = float(high if big else low)
     named = odd[0] if len(odd) == 1 else (top if big else bottom)
@@ -183,7 +178,7 @@ def _mixed(view: View, features: Any, limits: Limits) -> Finding | None:
         evidence=Evidence(
             value,
             "",
-            threshold=limits.max_ratio if big else 20 * limits.max_ratio,
+            threshold=MAX_RATIO if big else MAX_RATIO_BELOW,
             n={"rows": view.profile.rows, "features": len(features)},
             detail="sd of the outermost feature against the median sd",
         ),

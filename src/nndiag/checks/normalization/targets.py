@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from nndiag.lab.scale import Targets
 
 MOST_CLASSES = 200
+MAX_SCALE, MIN_SD = 100.0, 1e-3  # root mean square and spread of targets
 
 
-def examine_targets(targets: Targets | None, *, max_scale: float, outputs: int | None) -> Iterator[Observation]:
+def examine_targets(targets: Targets | None, *, outputs: int | None) -> Iterator[Observation]:
     """NRM011 and NRM012."""
     if targets is None:
         for code in ("NRM011", "NRM012"):
@@ -35,7 +36,7 @@ def examine_targets(targets: Targets | None, *, max_scale: float, outputs: int |
             yield Skip("NRM011", "the targets are class ids")
             return
     yield Judged("NRM011")
-    yield from _unscaled(targets, max_scale)
+    yield from _unscaled(targets)
 
 
 def is_classes(targets: Targets) -> bool:
@@ -87,14 +88,14 @@ def _known_step(first: float, step: float) -> str:
     return ""
 
 
-def _unscaled(targets: Targets, max_scale: float) -> Iterator[Finding]:
+def _unscaled(targets: Targets) -> Iterator[Finding]:
     """NRM011: the distance that the output has to travel."""
     moments = targets.moments
     mean, sd, rms = float(moments.mean[0]), float(moments.sd[0]), float(moments.rms[0])
     if sd == 0 or moments.count[0] < 2:
         return
-    small = sd < 1 / (10 * max_scale)
-    if rms <= max_scale and not small:
+    small = sd < MIN_SD
+    if rms <= MAX_SCALE and not small:
         return
     yield found(
         "NRM011",
@@ -107,7 +108,7 @@ def _unscaled(targets: Targets, max_scale: float) -> Iterator[Finding]:
         evidence=Evidence(
             sd if small else rms,
             "",
-            threshold=1 / (10 * max_scale) if small else max_scale,
+            threshold=MIN_SD if small else MAX_SCALE,
             n={"targets": int(moments.count[0])},
             detail="sd" if small else "root mean square",
         ),

@@ -15,11 +15,17 @@ def check_normalization(
     first: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="file.py:attr and the like; may be left out.")
     ] = None,
-    second: Annotated[str | None, typer.Argument(metavar="DATA", help="x.npy, table.csv, data.py:loader …")] = None,
+    second: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="x.npy, table.csv, images/, data.py:loader …")
+    ] = None,
     model: Annotated[str | None, typer.Option(hidden=True)] = None,
     data: Annotated[str | None, typer.Option(hidden=True)] = None,
-    serve: Annotated[str | None, typer.Option(metavar="DATA", help="What the model is fed in production.")] = None,
-    feature_axis: Annotated[int | None, typer.Option(help="Axis that holds features or channels.")] = None,
+    serve: Annotated[
+        str | None, typer.Option(metavar="DATA", help="What the model is fed in production: --serve serve.npy.")
+    ] = None,
+    feature_axis: Annotated[
+        int | None, typer.Option(metavar="AXIS", help="Axis that holds features or channels: --feature-axis 1.")
+    ] = None,
     *,
     shared: Shared,
     trained: Trained,
