@@ -1,0 +1,110 @@
+"""ENT009: is the curve in the unit of the floor? Two coincidences are needed, one may be chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from nndiag.checks.entropy_floor.words import LN2, num
+
+if TYPE_CHECKING:
+    from nndiag.checks.entropy_floor.levels import Levels
+    from nndiag.science.entropy_curve import Tail
+
+START = 0.05  # a start within this of ln C is that of an untrained model
+ENOUGH = 0.05  # nats: a floor below this tells nothing about units
+FEWEST_CLASSES = 20  # below it, a start at C is nothing special
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """What the curve seems to be."""
+
+    words: str
+    fix: str
+    factor: float  # curve over nats per sample
+    proof: str
+
+
+def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch | None:
+    """Return the unit that explains a curve better than nats per sample; None when nats do, or nothing does.
+
+    Args:
+        start: First value.
+        tail: The curve's tail.
+        levels: Levels in nats.
+        tokens: Labels per row; 1 for plain classification.
+    """
+    floor, uniform, classes = levels.floor, levels.uniform, levels.classes
+    if uniform <= 0.0 or tail.mean <= 0.0 or start <= 0.0:
+        return None
+    natural = abs(start - uniform) <= START * uniform
+    at_level = min(abs(tail.mean - level) for level in (floor, levels.prior)) <= max(3 * tail.se, 0.005 * levels.span)
+    if natural or at_level:
+        return None
+    return _perplexity(start, tail, floor, classes) or _factor(start, tail, levels, tokens)
+
+
+def _perplexity(start: float, tail: Tail, floor: float, classes: int) -> Mismatch | None:
+    if start < 3.0 * math.log(classes) or tail.mean < 1.0:
+        return None
+    begins = abs(math.log(start) - math.log(classes)) <= START * math.log(classes)
+    ends = floor > ENOUGH and abs(math.log(tail.mean) - floor) <= 0.02 * max(floor, 1.0)
+    if not begins or not (ends or classes >= FEWEST_CLASSES):
+        return None
+    return Mismatch(
+        "perplexity, exp(loss)",
+        "compare ln(perplexity) with the floor, or name the column perplexity",
+        tail.mean / max(math.log(tail.mean), 1e-12),
+        f"it starts near C = {classes}" + (" and ends near exp(floor)" if ends else ""),
+    )
+
+
+def _factor(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch | None:
+    """A constant factor between the curve and nats per sample, seen at both ends or in one known ratio."""
+    begin = start / levels.uniform
+    noise = max(3.0 * tail.se / tail.mean, 0.01)
+    for known, words, fix in _known(levels.classes, tokens):
+        starts = abs(begin / known - 1.0) <= START
+        ends = any(
+            level > ENOUGH and abs(tail.mean / (known * level) - 1.0) <= noise for level in (levels.floor, levels.prior)
+        )
+        if starts and (ends or (known == tokens and tokens >= 4)):
+            proof = f"it starts at {num(begin, 4)} times ln C" + (" and ends at as many times a level" if ends else "")
+            return Mismatch(words, fix, known, proof)
+        # a log may begin late: then the end must be sharper, and its start must not contradict
+        late = levels.floor > 2 * ENOUGH and abs(tail.mean / (known * levels.floor) - 1.0) <= 0.003
+        if known == 1.0 / LN2 and late and begin < known * (1 + START) and tail.flat(0.01 * levels.span):
+            return Mismatch(words, fix, known, f"it rests at {num(tail.mean / levels.floor, 5)} times the floor")
+    if levels.floor > ENOUGH:
+        end = tail.mean / levels.floor
+        same = abs(begin / end - 1.0) <= max(START, noise)
+        if same and (end >= 1.9 or end <= 0.55):
+            words = (
+                f"a sum: {num(end, 3)} times the loss per sample"
+                if end > 1
+                else f"{num(end, 3)} times the loss per sample"
+            )
+            return Mismatch(
+                words, 'average over samples and tokens as the floor does: reduction="mean"', end,
+                f"it starts at {num(begin, 3)} times ln C and ends at {num(end, 3)} times the floor",
+            )  # fmt: skip
+    return None
+
+
+def _known(classes: int, tokens: int) -> list[tuple[float, str, str]]:
+    """Factors that have a name."""
+    known = [
+        (1.0 / LN2, "bits, not nats", "pass --units bits, or multiply the curve by ln 2"),
+        (LN2, "nats read as bits", "leave --units bits out: the curve is in nats"),
+        (1.0 / math.log(10.0), "log10, not nats", "multiply the curve by ln 10 = 2.302585"),
+        (
+            1.0 / classes,
+            f"a mean over samples and classes: 1/{classes} of the loss",
+            'F.kl_div(reduction="mean") divides by C as well: use "batchmean"',
+        ),
+    ]
+    if tokens > 1:
+        known.append((float(tokens), f"a sum over {tokens} tokens", "divide by the tokens that count"))
+    return known
