@@ -11,6 +11,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nndiag.lab.embedding import is_bare
+from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import as_tensors, call, mapped, tensors_in
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ def watch_forward(model: nn.Module, inputs: Any, rows: dict[str, int] | None = N
     watch = LookupWatch(model, rows, real)
     for tensor in hot:
         watch.mark_one_hot(tensor)
-    with torch.no_grad(), watch:
+    with seeded(0), torch.no_grad(), watch:
         call(model, inputs)
     return watch
 
