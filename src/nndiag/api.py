@@ -15,26 +15,17 @@ Every function takes the check's own thresholds, and the settings that all share
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
 
-from nndiag.core.errors import UsageError, did_you_mean
-from nndiag.core.findings import Severity
-from nndiag.core.report import Policy, Report
-from nndiag.core.rules import RULES, Selection, known_prefix
-from nndiag.core.subject import Run, Training
+from nndiag.core.errors import UsageError
+from nndiag.core.report import Report
+from nndiag.core.subject import Training
 from nndiag.render.notebook import in_console, in_frame
+from nndiag.settings import Codes, wishes_of
 
-if TYPE_CHECKING:
-    from nndiag.core.check import Progress
-
-Codes: TypeAlias = str | Iterable[str]
-SHARED = (
-    "seed", "device", "max_seconds", "train", "select", "ignore", "severity", "fail_on", "loss", "optimizer",
-    "optimizer_args", "lr", "batch_size", "steps", "weights", "on_step",
-)  # fmt: skip
 INVENTS = ("check-dropout", "init-symmetry")  # inputs, where no data is given
-FOR_TRAINING = ("loss", "optimizer", "optimizer_args", "lr", "batch_size", "steps")
 
 
 def check_dropout(model: Any, data: Any = None, **settings: Any) -> Report:
@@ -169,18 +160,6 @@ def multigpu_lr(model: Any = None, data: Any = None, *, config: Codes = (), **re
     return _run("multigpu-lr", recipe, model=model, data=data, inputs=inputs, name=name, also=known)
 
 
-@dataclass(frozen=True, slots=True)
-class _Wishes:
-    """The settings that all checks share, told apart from the check's own."""
-
-    run: Run
-    training: dict[str, Any]
-    policy: Policy
-    own: dict[str, Any]
-    weights: Any
-    on_step: Progress
-
-
 def _run(  # noqa: PLR0913 - the parts of a subject, all by name
     command: str,
     settings: Mapping[str, Any],
@@ -198,81 +177,32 @@ def _run(  # noqa: PLR0913 - the parts of a subject, all by name
     from nndiag.load.subject import load_subject
     from nndiag.load.suppress import with_comments
 
-    wishes = _wishes(command, settings, also, uses_torch=model is not None)
-    subject = load_subject(
-        model,
-        data,
-        serve=serve,
-        weights=wishes.weights,
-        run=wishes.run,
-        inputs=inputs,
-        need_data=command in INVENTS,
-        **wishes.training,
-    )
-    if name and model is None:
-        subject = replace(subject, name=name)
+    wishes = wishes_of(command, settings, also, uses_torch=model is not None)
     check = make(command, **wishes.own)
-    report = diagnose(check, subject, wishes.policy, on_step=wishes.on_step)
+    with _untouched(model is not None or data is not None):
+        subject = load_subject(
+            model,
+            data,
+            serve=serve,
+            weights=wishes.weights,
+            run=wishes.run,
+            inputs=inputs,
+            need_data=command in INVENTS,
+            **wishes.training,
+        )
+        if name and model is None:
+            subject = replace(subject, name=name)
+        report = diagnose(check, subject, wishes.policy, on_step=wishes.on_step)
     return with_comments(_with_versions(report), wishes.policy)
 
 
-def _wishes(command: str, settings: Mapping[str, Any], also: Iterable[str], *, uses_torch: bool) -> _Wishes:
-    from nndiag.load.device import resolve_device
+def _untouched(live: bool) -> AbstractContextManager[None]:
+    """Give back the random state: the user's code runs while his objects are looked at."""
+    if not live:
+        return nullcontext()
+    from nndiag.lab.borrow import seeded
 
-    own = {key: value for key, value in settings.items() if key not in SHARED}
-    known = {item.name for item in fields(_check_class(command))}
-    for key in own:
-        if key not in known:
-            words = sorted({*known, *SHARED, *also})
-            raise UsageError(f"{command} has no setting '{key}'", hint=did_you_mean(key, words))
-    given = {key: settings[key] for key in FOR_TRAINING if settings.get(key) is not None}
-    shared = {key: settings[key] for key in ("seed", "max_seconds", "train") if settings.get(key) is not None}
-    selection = Selection(_codes(settings.get("select")) or ("ALL",), _codes(settings.get("ignore")))
-    device = resolve_device(str(settings.get("device") or "auto"), uses_torch=uses_torch)
-    quiet: Progress = lambda _step: None  # noqa: E731 - the type is said
-    own |= {key: given[key] for key in ("steps",) if key in given and key in known}
-    return _Wishes(
-        run=Run(device=device, selection=selection, **shared),
-        training=given,
-        policy=Policy(
-            selection=selection,
-            severity={_code(code): _level(word) for code, word in (settings.get("severity") or {}).items()},
-            fail_on=None if settings.get("fail_on") == "never" else _level(settings.get("fail_on") or "error"),
-        ),
-        own=own,
-        weights=settings.get("weights"),
-        on_step=settings.get("on_step") or quiet,
-    )
-
-
-def _check_class(command: str) -> Any:
-    from importlib import import_module
-
-    from nndiag.checks import ALL
-
-    module, name = ALL[command].split(":")
-    return getattr(import_module(module), name)
-
-
-def _codes(codes: Codes | None) -> tuple[str, ...]:
-    words = codes.split(",") if isinstance(codes, str) else list(codes or ())
-    return tuple(known_prefix(word) for word in words if word.strip())
-
-
-def _code(word: str) -> str:
-    if word.upper() not in RULES:
-        raise UsageError(f"unknown code '{word}'", hint=did_you_mean(word.upper(), RULES))
-    return word.upper()
-
-
-def _level(word: str | Severity) -> Severity:
-    if isinstance(word, Severity):
-        return word
-    try:
-        return Severity[word.upper()]
-    except KeyError:
-        words = [level.word for level in Severity]
-        raise UsageError(f"unknown level '{word}'", hint=f"one of {', '.join(words)}") from None
+    return seeded(0)
 
 
 def _looks_like_model(thing: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
+import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,13 +39,24 @@ def known_checks(checks: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def first_batches(loader: Any, count: int = BATCHES) -> list[Any]:
-    """Return the first batches; the shuffling's random state is as before."""
+    """Return some batches as the loader makes them, without moving the loader's own state.
+
+    Rows of a map-style data set are drawn by a generator of our own and collated as the loader collates. Only an
+    iterable data set is read from its beginning, as the training will do again.
+    """
     from nndiag.lab.borrow import seeded
 
     if loader is None:
         return []
+    dataset: Any = getattr(loader, "dataset", None)
+    collate = getattr(loader, "collate_fn", None)
+    size, rows = getattr(loader, "batch_size", None), size_of(dataset)
     with seeded(0):
-        return list(itertools.islice(iter(loader), count))
+        if not (rows and size and callable(collate) and hasattr(dataset, "__getitem__")):
+            return list(itertools.islice(iter(loader), count))
+        picked = random.sample(range(rows), min(rows, size * count))
+        parts = [picked[start : start + size] for start in range(0, len(picked), size)]
+        return [collate([dataset[row] for row in part]) for part in parts]
 
 
 def training_of(optimizer: Any) -> dict[str, Any]:
