@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.serial import from_dict
-from nndiag.load.door import inspect, open_text
+from nndiag.load.door import STDIN, inspect
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from nndiag.core.report import Report
 
@@ -89,9 +91,11 @@ def read_json(path: str | Path) -> Any:
     opened = inspect(str(path), empty_ok=True)
     if opened.size > MAX_BYTES:
         raise NndiagError(f"'{path}' is too large for a report ({opened.size} bytes)", hint=AGAIN)
+    if opened.kind not in ("json", "text"):
+        raise NndiagError(f"'{path}' is {opened.kind}, not JSON", hint=AGAIN)
     try:
-        with open_text(opened) as file:
-            return json.loads(file.read(MAX_BYTES + 1))
+        with nullcontext(sys.stdin.buffer) if opened.path == STDIN else Path(path).open("rb") as file:
+            return json.loads(file.read(MAX_BYTES))
     except (ValueError, RecursionError) as broken:
         raise NndiagError(f"'{path}' is not JSON: {broken}", hint=AGAIN) from broken
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nndiag.render import plots
 from nndiag.render.canvas import Canvas, matplotlib
-from nndiag.render.phrases import clean, number
+from nndiag.render.phrases import clean, number, spaced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,8 +51,9 @@ def draw(title: str, members: Sequence[Series], prefix: str) -> Figure:
         prefix: Makes every id of this figure its own within the page.
     """
     with matplotlib() as library:
-        painter = _painter(members[0])
-        canvas = Canvas(library, [item for item in members if _painter(item) is painter][:MAX_LINES])
+        painter = plots.ranges if plots.are_ranges(members) else _painter(members[0])
+        alike = [item for item in members if _painter(item) is _painter(members[0])]
+        canvas = Canvas(library, alike[:MAX_LINES])
         notes = painter(canvas)
         hidden = len(members) - len(canvas.members)
         if hidden:
@@ -62,7 +63,7 @@ def draw(title: str, members: Sequence[Series], prefix: str) -> Figure:
     axis = clean(first.x_unit)
     unit = "" if first.unit == "1" or first.unit in title else clean(first.unit)
     units = " by ".join(part for part in (unit, axis) if part)
-    return Figure(clean(title), units, svg, tuple(canvas.legend), "; ".join(notes))
+    return Figure(spaced(title), units, svg, tuple(canvas.legend), "; ".join(notes))
 
 
 def _painter(item: Series) -> Callable[[Canvas], list[str]]:

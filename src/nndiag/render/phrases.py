@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import unicodedata
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -181,3 +182,13 @@ def short(text: str, most: int = 48) -> str:
 def lines(text: str) -> str:
     """Return `clean` text that keeps its line breaks."""
     return "\n".join(clean(line) for line in text.splitlines())
+
+
+def spaced(name: str) -> str:
+    """Return a snake_case or kebab-case name as words; module names stay as they are.
+
+    Example:
+        >>> spaced("step_time_against_vocabulary"), spaced("blocks.0.fc_1")
+        ('step time against vocabulary', 'blocks.0.fc_1')
+    """
+    return clean(re.sub("[_-]", " ", name) if re.fullmatch("[a-z]+([_-][a-z]+)+", name) else name)

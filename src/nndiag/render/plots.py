@@ -7,8 +7,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from nndiag.render.canvas import MARGIN_BOTTOM, MARGIN_TOP, WIDTH, Key
-from nndiag.render.phrases import clean, number, short
-from nndiag.render.svg import COLOURS, spans
+from nndiag.render.phrases import clean, number, short, spaced
+from nndiag.render.svg import COLOURS, spans, tick
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,13 +75,24 @@ def lines(canvas: Canvas) -> list[str]:
         if len(y) <= 12 and not level:
             style |= {"marker": "o", "markersize": 3.5}
         canvas.axes.plot(x, y, drawstyle="steps-post" if item.kind == "step" else "default", **style)
-        canvas.legend.append(Key(variable, short(item.name), dashed=level))
+        canvas.legend.append(Key(variable, short(spaced(item.name)), dashed=level))
     limits = _threshold(canvas, kept, notes)
     canvas.ticks("y", [*kept, *limits])
     canvas.ticks("x", xs if _geometric(xs) else [])
+    _name_positions(canvas)
     canvas.grid("y")
     canvas.axes.margins(x=0.015, y=0.08)
     return notes
+
+
+def _name_positions(canvas: Canvas) -> None:
+    """Put names under the points, where x only numbers them; only every second or third where they are long."""
+    item = max(canvas.members, key=lambda member: len(member.labels))
+    names = [short(name, 14) for name in item.labels]
+    if len(names) < 2 or len(names) != len(item.x):
+        return
+    step = max(1, math.ceil((5.4 * max(map(len, names)) + 8) * len(names) / (WIDTH - 60)))
+    canvas.axes.set_xticks(list(item.x)[::step], names[::step])
 
 
 def _geometric(xs: Sequence[float]) -> bool:
@@ -98,7 +109,7 @@ def bars(canvas: Canvas) -> list[str]:
     count = max(len(item.y) for item in members)
     names += [number(x) for x in max((item.x for item in members), key=len)[len(names) : count]]
     names += [str(row) for row in range(len(names), count)]
-    stacked = members[0].kind == "stack"
+    stacked = members[0].kind == "stack" or (len(members) > 1 and members[0].unit in ("B", "bytes"))
     values = [[_at(item.y, row) for row in range(count)] for item in members]
     rows = _tallest(values, count, stacked=stacked)
     if len(rows) < count:
@@ -106,8 +117,8 @@ def bars(canvas: Canvas) -> list[str]:
     labels = [short(names[row], 26) for row in rows]
     longest = max(len(label) for label in labels)
     thick = 15.0 if stacked or len(members) == 1 else 8.0 * len(members) + 6
-    height = MARGIN_TOP + MARGIN_BOTTOM + max(3, len(rows)) * (thick + 6)
-    canvas.frame(min(0.45 * WIDTH, 12 + 5.4 * longest), height, right=46 if len(members) == 1 else 14)
+    height = MARGIN_TOP + MARGIN_BOTTOM + len(rows) * (thick + 6)
+    canvas.frame(min(0.45 * WIDTH, 12 + 5.4 * longest), height, right=46 if stacked or len(members) == 1 else 14)
     left = [0.0] * len(rows)
     bar = 0.72 if stacked or len(members) == 1 else 0.8 / len(members)
     for index, item in enumerate(members):
@@ -118,36 +129,72 @@ def bars(canvas: Canvas) -> list[str]:
         if stacked:
             left = [a + b for a, b in zip(left, lengths, strict=True)]
         if len(members) > 1:
-            canvas.legend.append(Key(list(COLOURS)[index], short(item.name)))
-    _dress_bars(canvas, labels, [values[0][row] for row in rows], left if stacked else kept, notes)
+            canvas.legend.append(Key(list(COLOURS)[index], short(spaced(item.name))))
+    said = left if stacked else [values[0][row] for row in rows] if len(members) == 1 else []
+    _dress_bars(canvas, labels, said, left if stacked else kept, notes, stacked=stacked)
     return notes
 
 
-def _dress_bars(
-    canvas: Canvas, labels: Sequence[str], lengths: Sequence[float], reach: Sequence[float], notes: list[str]
+def ranges(canvas: Canvas) -> list[str]:
+    """Draw a line from least to greatest with a dot at the mean, one row per name."""
+    low, middle, high = canvas.members
+    _, notes = _finite(canvas.members)
+    count = min(len(item.y) for item in canvas.members)
+    names = [clean(name) for name in low.labels] or [str(row) for row in range(count)]
+    rows = _tallest([[_at(item.y, row) for row in range(count)] for item in canvas.members], count, stacked=False)
+    if len(rows) < count:
+        notes.append(f"the {len(rows)} largest of {count}")
+    labels = [short(names[row], 26) for row in rows]
+    height = MARGIN_TOP + MARGIN_BOTTOM + max(3, len(rows)) * 15.0
+    canvas.frame(min(0.45 * WIDTH, 12 + 5.4 * max(map(len, labels))), height)
+    places = list(range(len(rows)))
+    left, right = ([_at(item.y, row) for row in rows] for item in (low, high))
+    canvas.axes.hlines(places, left, right, color=CYCLE[0], linewidth=4.5, alpha=0.4, capstyle="round")
+    canvas.axes.plot([_at(middle.y, row) for row in rows], places, "o", color=CYCLE[0], markersize=4.5)
+    _dress_bars(canvas, labels, [], [*left, *right], notes)
+    notes.append(f"line: {low.name} to {high.name}; dot: {middle.name}")
+    return notes
+
+
+def are_ranges(members: Sequence[Series]) -> bool:
+    """Whether three sets of bars are the least, the middle and the greatest of the same things."""
+    if len(members) != 3 or any(item.kind != "bar" for item in members):
+        return False
+    low, middle, high = (item.y for item in members)
+    return members[0].name.startswith("min") and all(a <= b <= c for a, b, c in zip(low, middle, high, strict=False))
+
+
+def _dress_bars(  # noqa: PLR0913 - the parts of a picture, the last by name
+    canvas: Canvas,
+    labels: Sequence[str],
+    lengths: Sequence[float],
+    reach: Sequence[float],
+    notes: list[str],
+    *,
+    stacked: bool = False,
 ) -> None:
-    """Put names, numbers, threshold and ticks to the bars."""
+    """Put names, numbers, threshold and ticks to the bars; parts of a sum want a linear axis."""
     axes = canvas.axes
     limits = _threshold(canvas, reach, notes, vertical=True)
-    canvas.ticks("x", [value for value in (*reach, *limits) if value > 0])
-    if spans([value for value in reach if value > 0]):
-        axes.set_xlim(left=0.5 * min(value for value in reach if value > 0))
+    logarithmic = spans([*reach, *limits]) and not stacked
+    canvas.ticks("x", [*reach, *limits] if logarithmic else [])
+    if logarithmic:
+        axes.set_xlim(left=0.5 * min(reach))
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0, labelcolor=COLOURS["--ink"])
     axes.spines["left"].set_visible(False)
     canvas.grid("x")
-    if len(canvas.members) == 1:
-        for row, value in enumerate(lengths):
-            axes.annotate(
-                number(value),
-                (max(value, 0.0) if not spans(reach) else value, row),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center_baseline",
-                color=COLOURS["--ink"],
-                annotation_clip=False,
-            )
+    for row, value in enumerate(lengths):
+        axes.annotate(
+            tick(value) if stacked else number(value),
+            (value if logarithmic else max(value, 0.0), row),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center_baseline",
+            color=COLOURS["--ink"],
+            annotation_clip=False,
+        )
 
 
 def _at(values: Sequence[float], row: int) -> float:
@@ -171,7 +218,7 @@ def histogram(canvas: Canvas) -> list[str]:
         edges = _edges([x for x in item.x if math.isfinite(x)], len(heights))
         canvas.axes.stairs(heights[: len(edges) - 1], edges, color=CYCLE[index], fill=True, alpha=0.22)
         canvas.axes.stairs(heights[: len(edges) - 1], edges, color=CYCLE[index], linewidth=1.5)
-        canvas.legend.append(Key(list(COLOURS)[index], short(item.name)))
+        canvas.legend.append(Key(list(COLOURS)[index], short(spaced(item.name))))
     limits = {item.threshold for item in canvas.members if item.threshold is not None}
     for limit in sorted(value for value in limits if math.isfinite(value)):
         canvas.limit(limit, vertical=True)
