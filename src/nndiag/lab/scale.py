@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nndiag.core.errors import NndiagError
+from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.science import moments as m
 from nndiag.science.moments_profile import Profile, Profiler, join
 
@@ -164,7 +164,7 @@ def look(
     if world > 1:
         profile, aims = gathered(profile, aims)
     if profile is None:
-        raise NndiagError(f"{source.name} holds no rows", hint="give data with at least one sample")
+        raise NothingApplicableError(f"{source.name} holds no rows", hint="give data with at least one sample")
     whole = len(sizes) > 1 and len(set(sizes[:-1])) == 1 and sizes[0] != WISH
     return Seen(profile, aims, key, others, sizes[0] if whole else None, sizes[-1] if whole else None, complete)
 

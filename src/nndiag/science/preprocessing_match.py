@@ -103,7 +103,7 @@ def named(seen: Change, train: Summary, *, images: bool, channels: int) -> Chang
     candidates = [*_simple(channels), *(pairs(channels, train) if images and channels in (1, 3) else ())]
     for candidate in candidates:
         if agrees(candidate):
-            return replace(seen, name=in_context(candidate.name, train), kind=candidate.kind)
+            return replace(candidate, name=in_context(candidate.name, train), exact=True)
     return replace(seen, name=_described(seen.slope, seen.offset, train))
 
 

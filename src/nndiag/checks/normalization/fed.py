@@ -109,10 +109,10 @@ def _loss_at_start(bench: Bench, view: View, raw: Start, scaled: Start | None) -
     predicted = initial_loss(spread, bench.classes) if math.isfinite(spread) else math.nan
     yield Measurement("logit_spread", spread, "")
     yield Measurement("loss_predicted_from_spread", predicted, "nats")
-    limit = floor + max(EXCESS, 0.25 * floor)
+    helped = scaled is not None and scaled.loss - floor < 0.5 * (raw.loss - floor)
+    limit = floor + max(EXCESS, 0.25 * floor) * (1 if helped else 2)  # wide logits by design are common
     if raw.loss <= limit:
         return
-    helped = scaled is not None and scaled.loss - floor < 0.5 * (raw.loss - floor)
     cause = (
         f"with standardised inputs it is {scaled.loss:.4g}"
         if helped and scaled is not None

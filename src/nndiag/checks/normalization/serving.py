@@ -70,8 +70,8 @@ def _must_match(train: Seen, serve: Seen) -> None:
     mine, theirs = train.inputs, serve.inputs
     if mine.features != theirs.features:
         raise NndiagError(
-            f"training rows have shape {mine.shape} ({mine.features} features), serving rows {theirs.shape} "
-            f"({theirs.features})",
+            f"training rows have shape {mine.shape}, {mine.features} features; serving rows {theirs.shape}, "
+            f"{theirs.features} features",
             hint="both sets need the same features in the same order; --feature-axis says which axis holds them",
         )
 
