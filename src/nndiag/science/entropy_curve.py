@@ -57,7 +57,8 @@ def tail_of(values: Floats, points: int) -> Tail:
     slope = float((x * tail).sum() / max((x * x).sum(), 1e-300))
     residual = tail - tail.mean() - slope * x
     differences = np.diff(window)
-    shaky = float(np.sqrt(np.mean(differences**2) / 2.0)) if len(differences) else 0.0
+    # a median of neighbours' differences: the noise of a short tail, whatever the curve did before it
+    shaky = 1.0484 * float(np.median(np.abs(differences))) if len(differences) else 0.0
     sd = max(float(residual.std(ddof=min(2, points - 1))), shaky if points < 10 else 0.0)
     effective = _effective(residual)
     se = sd / math.sqrt(effective)

@@ -40,7 +40,8 @@ def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch 
     if uniform <= 0.0 or tail.mean <= 0.0 or start <= 0.0:
         return None
     natural = abs(start - uniform) <= START * uniform
-    at_level = min(abs(tail.mean - level) for level in (floor, levels.prior)) <= max(3 * tail.se, 0.005 * levels.span)
+    near = max(min(3.0 * tail.se, 0.02 * levels.span), 0.005 * levels.span)
+    at_level = min(abs(tail.mean - level) for level in (floor, levels.prior)) <= near
     if natural or at_level:
         return None
     return _perplexity(start, tail, floor, classes) or _factor(start, tail, levels, tokens)
