@@ -40,7 +40,7 @@ class Remembered:
     momentum: float | None
     updates: int | None  # num_batches_tracked
     per_batch: int  # smallest number of values per channel in one batch
-    fresh: bool  # weight 1 and bias 0, as built
+    fresh: bool  # its bias is still one value for all channels
 
     @property
     def shift(self) -> Tensor:
@@ -129,8 +129,8 @@ def _watch(name: str, sums: dict[str, list[Any]]) -> Callable[..., None]:
 
 
 def _compared(name: str, module: _BatchNorm, kept: tuple[Tensor, Tensor, int | None], seen: list[Any]) -> Remembered:
-    weight, bias = module.weight, module.bias
-    fresh = (weight is None or bool((weight == 1).all())) and (bias is None or bool((bias == 0).all()))
+    bias = module.bias  # initialisers leave it at one value, also those that scatter the weight (DCGAN)
+    fresh = bias is None or bool((bias == bias[0]).all())
     return Remembered(
         name,
         locate(module, name),

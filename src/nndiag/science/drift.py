@@ -76,11 +76,13 @@ def affine_unpaired(train: Array, serve: Array) -> Affine:
         slope = sy / sx
         kurtosis = ((x - mx) ** 4).mean(axis=0) / sx**4
         relative = np.sqrt(np.maximum(kurtosis - 1, 0) / 4 * (1 / n + 1 / m))
+        offset = my - slope * mx
         offset_se = np.sqrt(sy**2 / m + (slope * sx) ** 2 / n + (mx * slope * relative) ** 2)
+        slope_se = slope * relative
     grid = np.linspace(0.01, 0.99, 99)
     qx, qy = np.quantile(x, grid, axis=0), np.quantile(y, grid, axis=0)
     line = affine_paired(qx, qy)
-    return Affine(slope, my - slope * mx, slope * relative, offset_se, line.r2)
+    return Affine(slope, offset, slope_se, offset_se, line.r2)
 
 
 def psi(train: Array, serve: Array, bins: int = BINS) -> tuple[float, float]:

@@ -129,7 +129,7 @@ def standardised(one: Summary) -> bool:
     )
 
 
-def _described(slope: Array, offset: Array, train: Summary) -> str:
+def _described(slope: Array, offset: Array, train: Summary) -> str:  # noqa: PLR0911 - one line for each name
     """Words for a map without a name, or nothing."""
     level = np.abs(slope) * np.maximum(train.sd, 1e-30)
     kept = (np.abs(slope - 1) <= EXACT) & (np.abs(offset) <= EXACT * level)

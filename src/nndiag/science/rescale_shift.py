@@ -64,7 +64,7 @@ class AlphaAffine:
 
 
 def alpha_affine(p: float) -> AlphaAffine:
-    """a = (q + α'² q p)^{−1/2}, b = −a p α' (Klambauer et al. 2017, §A.6). Right only for input of N(0, 1)."""
+    """A = (q + α'² q p)^{−1/2}, b = −a p α' (Klambauer et al. 2017, §A.6). Right only for input of N(0, 1)."""
     q = check_rate(p)
     a = (q + ALPHA_PRIME**2 * q * p) ** -0.5
     return AlphaAffine(a, -a * p * ALPHA_PRIME)

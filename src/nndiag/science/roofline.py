@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -70,7 +70,7 @@ class Line:
         """95 % prediction interval at x, Student's t on the residuals; repetitions stand in when only two points exist."""
         freedom = self.points - 2
         deviation = max(self.noise, self.residual if freedom > 0 else 0.0)
-        quantile = float(stats.t.ppf(0.975, freedom)) if freedom > 0 and self.residual >= self.noise else 1.96
+        quantile = float(stdtrit(freedom, 0.975)) if freedom > 0 and self.residual >= self.noise else 1.96
         if freedom == 1:  # one residual degree of freedom says little about its own size: 12.7 sigma misleads
             quantile = min(quantile, 4.3)
         leverage = 1 / self.points + (x - self.mean_x) ** 2 / self.spread_x if self.spread_x else 1.0

@@ -24,6 +24,7 @@ class Curve:
     gamma: float = 0.1
     cycle: float | None = None
     periodic: bool = True
+    table: tuple[float, ...] = ()  # name "recorded": the factor at each step, as a real scheduler gave it
 
     def factor(self, s: float) -> float:
         """Return the rate after `s` steps over the peak rate.
@@ -32,6 +33,8 @@ class Curve:
         ExponentialLR, LinearLR to 0, CosineAnnealingLR (which rises again past its end) and
         CosineAnnealingWarmRestarts.
         """
+        if self.table:
+            return self.table[min(max(int(s + 1e-9), 0), len(self.table) - 1)]
         if s < self.warmup:
             return s / self.warmup
         after = s - self.warmup
@@ -41,7 +44,7 @@ class Curve:
     @property
     def end(self) -> float | None:
         """The step at which the rate is meant to have arrived; None when it has no end."""
-        if self.name in ("linear", "cosine"):
+        if self.name in ("linear", "cosine", "recorded"):
             return self.total
         if self.name == "multistep" and self.milestones:
             return max(self.milestones)

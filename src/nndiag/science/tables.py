@@ -60,6 +60,7 @@ _CATALOGUE: dict[str, Variant] = {
     "adadelta": _variant("12a1a122122", "12a1a122122", "", (2, 2), 2),
     "radam": _variant("212aaa1aaba2", "212a11113", "", (3, 1), 2),
     "adafactor": _variant("nnnm1112n2", "nnnm1112n12", "", (1, 1), 0),
+    "sparse_adam": _variant("", "", "", (0, 0), 2),  # it refuses dense gradients: no dense pass at all
 }
 
 # How weight decay enters: coupled adds g + wd * p in new memory, decoupled scales p in place; fused kernels do both on the fly.

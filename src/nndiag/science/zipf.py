@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import optimize
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -27,8 +26,9 @@ def zipf_probabilities(rows: int, exponent: float = 1.0) -> NDArray[np.float64]:
     Returns:
         Probabilities (rows,), most frequent first.
     """
-    weights = np.arange(1, rows + 1, dtype=np.float64) ** -exponent
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = np.arange(1, rows + 1, dtype=np.float64) ** -exponent
+    weights /= weights.sum()
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,9 @@ def fit_zipf(counts: ArrayLike, *, rows: int | None = None) -> ZipfFit:
     elif moments(high)[0] >= observed:
         exponent = high
     else:
-        exponent = float(optimize.brentq(lambda s: moments(s)[0] - observed, low, high, xtol=1e-10))
+        from scipy.optimize import brentq  # noqa: PLC0415 - slow to import, and seldom wanted
+
+        exponent = float(brentq(lambda s: moments(s)[0] - observed, low, high, xtol=1e-10))
     variance = moments(exponent)[1]
     error = 1 / math.sqrt(total * variance) if variance > 0 else math.nan
     return ZipfFit(exponent, error, int(c.size))

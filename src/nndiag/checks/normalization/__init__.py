@@ -46,6 +46,8 @@ class CheckNormalization:
         bench = prepare(subject) if subject.model is not None else None
         seen = self._look(subject, subject.data, _axis(bench, self.feature_axis))
         yield from facts(seen)
+        if left := getattr(getattr(subject.data, "inputs", None), "left_out", ()):
+            yield Fact("left_out", ", ".join(left), f"columns left out (no numbers): {', '.join(left)}")
         ids = ids_reason(seen)
         if bench is not None and bench.first is not None and bench.first.kind == "embedding":
             ids = ids or f"'{bench.first.name}' looks them up"

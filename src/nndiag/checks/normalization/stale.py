@@ -69,13 +69,23 @@ def _learned(bench: Bench) -> bool:
 
     if "weights" in str(getattr(bench.subject.model, "note", "")):
         return True
-    if bench.objective is None or bench.classes is None:
+    if bench.objective is None:
         return False
+    chance = math.log(bench.classes) if bench.classes else _spread(bench)
     try:
         losses = mode_losses(bench.make(), bench.batches[:4], bench.objective)
     except NndiagError:
         return False
-    return losses.training < 0.5 * math.log(bench.classes)
+    return chance is not None and losses.training < 0.5 * chance
+
+
+def _spread(bench: Bench) -> float | None:
+    """Variance of real-valued targets under mean squared error."""
+    from nndiag.lab.forward import as_tensors
+
+    aims = as_tensors(bench.batches[0].targets)
+    named = bench.objective is not None and bench.objective.name == "mse"
+    return float(aims.double().var(unbiased=False)) if named and hasattr(aims, "double") else None
 
 
 def _table(known: list[Remembered]) -> Iterator[Observation]:

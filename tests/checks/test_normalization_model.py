@@ -1,0 +1,203 @@
+"""The model's side: ceiling, initial loss, batch-norm statistics, micro-training."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from checks.normalization_bench import cnn, codes, linear, look, mlp, number, strokes, the, trained
+
+RAW, Y = strokes()
+UNIT = RAW / 255
+STD = (RAW - RAW.mean()) / RAW.std()
+MODEL = {"NRM101", "NRM102", "NRM103", "NRM104", "NRM105"}
+
+
+class Divides(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = mlp()
+
+    def forward(self, x):
+        return self.inner(x / 255.0)
+
+
+def begins_with(layer):
+    return lambda: nn.Sequential(layer(), *mlp())
+
+
+@pytest.mark.parametrize("model", [linear, mlp])
+def test_raw_pixels_at_a_learning_rate_for_unit_inputs(model):
+    report = look(RAW, Y, model=model, optimizer="sgd", lr=0.1)
+    assert {"NRM101", "NRM201"} <= codes(report, "error")
+    assert {"NRM001", "NRM105"} <= codes(report, "warning")
+    ceiling = number(report, "learning_rate_ceiling")
+    assert ceiling < 0.01
+    assert f"{ceiling:.2g}" in report.answers[0]
+    assert "x above it; divide by 255" in report.answers[0]
+
+
+@pytest.mark.parametrize("model", [linear, mlp, cnn])
+@pytest.mark.parametrize("scale", ["unit", "standardised"])
+def test_the_same_models_on_sane_inputs_get_notes_at_most(model, scale):
+    report = look(UNIT if scale == "unit" else STD, Y, model=model, optimizer="sgd", lr=0.1)
+    assert not codes(report, "error") | codes(report, "warning")
+
+
+def test_the_ceiling_of_a_linear_model_is_the_closed_form():
+    from nndiag.science.conditioning import step_ceiling, top_eigenvalue
+
+    def zeroed():
+        model = linear()
+        nn.init.zeros_(model[1].weight)
+        nn.init.zeros_(model[1].bias)
+        return model
+
+    x = STD[:64]
+    expected = step_ceiling(top_eigenvalue(x.flatten(1).numpy()) / 10, momentum=0.9)
+    report = look(x, Y[:64], model=zeroed, optimizer="sgd", lr=0.1, optimizer_args={"momentum": 0.9}, train=False)
+    assert number(report, "learning_rate_ceiling") == pytest.approx(expected, rel=0.01)
+
+
+def test_without_a_learning_rate_the_ceiling_is_measured_and_not_judged():
+    report = look(UNIT, Y, model=mlp, train=False)
+    assert number(report, "learning_rate_ceiling") > 0
+    assert "no learning rate" in next(skip.reason for skip in report.skipped if skip.code == "NRM101")
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.BatchNorm2d(1), lambda: nn.LayerNorm([1, 12, 12])])
+def test_a_first_normaliser_makes_raw_pixels_harmless(layer):
+    report = look(RAW, Y, model=begins_with(layer))
+    assert not codes(report) & {"NRM001", "NRM105", "NRM201"}
+    assert "scale-free" in " ".join(report.context)
+
+
+def test_a_rescaling_in_the_forward_is_what_the_first_layer_sees():
+    report = look(RAW, Y, model=Divides, optimizer="sgd", lr=0.1)
+    assert not codes(report, "error") | codes(report, "warning")
+
+
+def test_raw_pixels_before_a_convolution_with_batch_norm_are_a_note():
+    report = look(RAW, Y, model=cnn, optimizer="sgd", lr=0.05)
+    assert the(report, "NRM001").severity.word == "note"
+
+
+def test_an_embedding_reads_ids():
+    tokens = torch.randint(0, 500, (64, 12))
+    report = look(
+        tokens,
+        torch.randint(0, 2, (64,)),
+        model=lambda: nn.Sequential(nn.Embedding(500, 8), nn.Flatten(), nn.Linear(96, 2)),
+    )
+    assert not codes(report)
+
+
+def test_the_gradient_and_loss_of_255_fold_inputs():
+    unit = number(look(UNIT, Y, model=linear, train=False), "gradient_norm_at_start")
+    report = look(RAW, Y, model=linear, train=False)
+    assert number(report, "gradient_norm_at_start") / unit > 255
+    assert number(report, "loss_at_start") > 10 * np.log(10)
+
+
+def test_what_happens_when_one_scale_is_trained_and_the_other_served():
+    report = look(UNIT, Y, model=mlp, optimizer="adam", lr=0.01)
+    rows = next(table for table in report.tables if table.title.startswith("trained on one scale")).rows
+    assert rows[0][0] == "x/255 -> x"
+    assert rows[0][4] > 20 * rows[0][2]  # logits
+    assert rows[1][2] > 20 * rows[1][4]
+    assert all(0 <= share <= 1 for row in rows for share in (row[1], row[3]))
+
+
+def test_unscaled_targets_are_standardised_with_the_inputs():
+    x = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
+    y = (1e5 + 3e4 * x[:, :1]).astype(np.float32)
+    report = look(x, y, model=lambda: nn.Linear(8, 1), optimizer="adam", lr=0.01)
+    assert {"NRM011", "NRM201"} <= codes(report)
+
+
+def test_a_never_trained_batch_norm_is_skipped():
+    report = look(UNIT, Y, model=cnn, train=False)
+    assert "never trained" in next(skip.reason for skip in report.skipped if skip.code == "NRM102")
+
+
+@pytest.mark.parametrize(
+    ("momentum", "steps", "frozen", "words"),
+    [(0.1, 10, False, "10 updates"), (0.0, 200, False, "momentum is 0"), (0.1, 150, True, "never updated")],
+)
+def test_stale_statistics_and_their_cause(momentum, steps, frozen, words):
+    shifted = 3 * STD + 5
+    model = trained(cnn(momentum), shifted, Y, steps, frozen=frozen)
+    report = look(shifted, Y, model=model, train=False)
+    found = the(report, "NRM102")
+    assert words in found.message
+    assert found.where.module == "1"
+
+
+def test_a_trained_model_on_its_data_and_on_held_out_data_is_quiet():
+    model = trained(cnn(), STD[:300], Y[:300], 300)
+    assert not codes(look(STD[:300], Y[:300], model=model, train=False))
+    assert not codes(look(STD[300:], Y[300:], model=model, train=False))
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "words"),
+    [(UNIT, RAW, "divided by 255"), (RAW, UNIT, "multiplied by 255"), (UNIT, 2 * UNIT - 1, "(x + 1) / 2")],
+    ids=["fed raw", "fed unit", "fed [-1, 1]"],
+)
+def test_a_checkpoint_knows_how_its_training_data_were_scaled(was, now, words):
+    model = trained(cnn(), was, Y, 300)
+    report = look(now, Y, model=model, train=False)
+    assert codes(report) & MODEL == {"NRM104"}
+    assert words in the(report, "NRM104").message
+
+
+def test_batch_norm_after_ten_updates_is_one_sigma_off():
+    def model(updates):
+        torch.manual_seed(0)
+        made = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 2))
+        nn.init.normal_(made[0].weight, 1, 0.1)
+        for _ in range(updates):
+            made[0](3.1 + torch.randn(256, 4))
+        return made.eval()
+
+    x, y = 3.1 + torch.randn(512, 4, generator=torch.Generator().manual_seed(0)), torch.arange(512) % 2
+    report = look(x, y, model=model(10), train=False)
+    # mean and variance of the start are left to .9^10 = .349: |m - .651 m| / sd = 1.08 sd
+    assert "35%" in the(report, "NRM102").message
+    assert "1.1 sd" in the(report, "NRM102").message
+    assert "NRM102" not in codes(look(x, y, model=model(300), train=False))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_tiny_batches(size):
+    assert "NRM103" in codes(look(STD, Y, model=cnn, batch_size=size, train=False))
+    loader = DataLoader(TensorDataset(STD[:64], Y[:64]), batch_size=size)
+    assert "NRM103" in codes(look(loader, model=cnn, train=False))
+
+
+def test_a_last_batch_of_one_counts_and_a_sane_batch_does_not():
+    assert "last batch" in the(look(STD[:65], Y[:65], model=cnn, batch_size=32, train=False), "NRM103").message
+    assert "NRM103" not in codes(look(STD, Y, model=cnn, batch_size=32, train=False))
+    assert "NRM103" not in codes(look(STD, Y, model=cnn, train=False))
+
+
+def test_the_users_model_comes_back_bit_for_bit():
+    from nndiag.lab.borrow import fingerprint
+
+    model = trained(cnn(), STD, Y, 5)
+    before, twin = fingerprint(model), copy.deepcopy(model)
+    look(STD, Y, model=model, optimizer="sgd", lr=0.1)
+    assert fingerprint(model) == before
+    assert torch.equal(next(model.parameters()), next(twin.parameters()))
+
+
+def test_equal_runs_give_equal_reports():
+    from nndiag.core.serial import to_dict
+
+    first, second = (to_dict(look(RAW, Y, model=mlp, optimizer="sgd", lr=0.1)) for _ in range(2))
+    for document in (first, second):
+        document["run"].pop("timing", None)
+    assert first == second

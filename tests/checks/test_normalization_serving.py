@@ -1,0 +1,165 @@
+"""Serving against training: honest pairs are quiet, each transform has its name and its one finding."""
+
+import numpy as np
+import pytest
+from sklearn import datasets
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import MinMaxScaler, RobustScaler, StandardScaler
+
+from checks.normalization_bench import MEAN, SD, codes, imagenet, look, number, photos, the
+from nndiag.core.errors import NndiagError
+
+PAIR = {"NRM006", "NRM007", "NRM008", "NRM009", "NRM010"}
+CIFAR = np.array([0.4914, 0.4822, 0.4465]).reshape(3, 1, 1), np.array([0.247, 0.2435, 0.2616]).reshape(3, 1, 1)
+
+
+def own_statistics(raw):
+    return (raw - raw.mean((1, 2, 3), keepdims=True)) / raw.std((1, 2, 3), keepdims=True)
+
+
+CHANGES = {
+    "x255": (lambda r: r / 255, lambda r: r, "NRM006", "division by 255 is missing"),
+    "/255 twice": (lambda r: r / 255, lambda r: r / 65025, "NRM006", "divides by 255 twice"),
+    "2x - 1": (lambda r: r / 255, lambda r: r / 127.5 - 1, "NRM006", "2x - 1"),
+    "offset 40": (lambda r: r, lambda r: r + 40, "NRM006", "+40"),
+    "constants on the wrong range": (imagenet, lambda r: (r - MEAN) / SD, "NRM006", "before the ImageNet constants"),
+    "other constants": (imagenet, lambda r: (r / 255 - CIFAR[0]) / CIFAR[1], "NRM006", "CIFAR-10"),
+    "swapped constants": (imagenet, lambda r: (r / 255 - MEAN[::-1]) / SD[::-1], "NRM006", "swapped channel constants"),
+    "no constants": (imagenet, lambda r: r / 255, "NRM006", "ImageNet constants"),
+    "BGR": (lambda r: r / 255, lambda r: r[:, ::-1] / 255, "NRM007", "reversed order"),
+    "BGR normalised": (imagenet, lambda r: imagenet(r[:, ::-1]), "NRM007", "reversed order"),
+    "ImageNet twice": (imagenet, lambda r: (imagenet(r) - MEAN) / SD, "NRM008", "twice"),
+    "per sample": (lambda r: r / 255, own_statistics, "NRM006", "by its own mean and sd"),
+    "channels last": (lambda r: r / 255, lambda r: np.moveaxis(r / 255, 1, -1), "NRM006", "axes"),
+}
+
+
+@pytest.mark.parametrize("same_rows", [True, False], ids=["paired", "unpaired"])
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_transform_is_named_and_is_one_finding(name, same_rows):
+    train, serve, code, words = CHANGES[name]
+    report = look(
+        train(photos(0)).astype(np.float32),
+        serve=serve(photos(0 if same_rows else 1, 200 if same_rows else 150)).astype(np.float32),
+    )
+    assert codes(report) & PAIR == {code}
+    assert words in the(report, code).message
+
+
+@pytest.mark.parametrize(
+    "make", [imagenet, lambda r: r, lambda r: r / 255, own_statistics], ids=["net", "raw", "unit", "own"]
+)
+@pytest.mark.parametrize("seed", range(4))
+def test_honest_pairs_of_photos_are_quiet(make, seed):
+    report = look(make(photos(seed)), serve=make(photos(100 + seed, 120)))
+    assert not codes(report) & PAIR
+
+
+@pytest.mark.parametrize("scaler", [None, StandardScaler, MinMaxScaler, RobustScaler])
+@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer", "digits", "diabetes"])
+def test_honest_splits_of_tables_are_quiet(name, scaler):
+    x = getattr(datasets, f"load_{name}")().data
+    for seed in range(4):
+        train, test = train_test_split(x, test_size=0.3, random_state=seed)
+        if scaler is not None:
+            fitted = scaler().fit(train)
+            train, test = fitted.transform(train), fitted.transform(test)
+        assert not codes(look(train, serve=test)) & PAIR
+
+
+def cancer():
+    train, test = train_test_split(datasets.load_breast_cancer().data, random_state=0)
+    scaler = StandardScaler().fit(train)
+    return train, test, scaler.transform(train), scaler.transform(test), scaler
+
+
+def test_a_raw_test_set_is_named():
+    _, test, z, _, _ = cancer()
+    found = the(look(z, serve=test), "NRM006")
+    assert "serving is not standardised" in found.message
+
+
+def test_standardising_twice_is_named():
+    _, _, z, w, scaler = cancer()
+    assert codes(look(z, serve=scaler.transform(w))) & PAIR == {"NRM008"}
+
+
+def test_one_column_in_another_unit_is_named():
+    _, _, z, w, _ = cancer()
+    w[:, 4] *= 1e4
+    found = the(look(z, serve=w), "NRM006")
+    assert found.where.module == "feature 4"
+    assert found.severity.word == "error"
+
+
+@pytest.mark.parametrize("scaler", [StandardScaler, MinMaxScaler])
+def test_statistics_of_each_split_are_too_good_to_be_true(scaler):
+    train, test, *_ = cancer()
+    report = look(scaler().fit_transform(train), serve=scaler().fit_transform(test))
+    assert codes(report) & PAIR == {"NRM009"}
+
+
+def test_statistics_of_both_splits_together_are_found():
+    train, test, *_ = cancer()
+    both = StandardScaler().fit(np.concatenate([train, test]))
+    report = look(both.transform(train), serve=both.transform(test))
+    assert codes(report) & PAIR == {"NRM009"}
+    assert "together" in the(report, "NRM009").message
+
+
+def test_a_correct_pipeline_is_quiet_in_at_least_99_of_100_draws():
+    rng = np.random.default_rng(0)
+    alarms = 0
+    for _ in range(200):
+        train, test = rng.normal(3, 2, (300, 64)), rng.normal(3, 2, (100, 64))
+        mean, sd = train.mean(0), train.std(0)
+        alarms += "NRM009" in codes(look((train - mean) / sd, serve=(test - mean) / sd))
+    assert alarms <= 2
+
+
+def test_a_quarter_sigma_is_drift_and_nothing_else():
+    rng = np.random.default_rng(0)
+    train, serve = rng.normal(size=(10_000, 4)), rng.normal(size=(10_000, 4))
+    serve[:, 2] += 0.25
+    report = look(train, serve=serve)
+    assert codes(report) & PAIR == {"NRM010"}
+    assert the(report, "NRM010").where.module == "feature 2"
+    assert number(report, "ks_largest") == pytest.approx(0.0995, abs=0.02)
+
+
+def test_no_drift_alarms_in_at_most_one_of_a_hundred_draws():
+    rng = np.random.default_rng(1)
+    alarms = sum(
+        "NRM010" in codes(look(rng.normal(size=(200, 3)), serve=rng.normal(size=(200, 3)))) for _ in range(250)
+    )
+    assert alarms <= 3
+
+
+def test_a_mean_image_against_a_mean_pixel():
+    ramp = np.sin(np.linspace(0, 9, 144)).reshape(12, 12) * 0.3
+    a, b = photos(1) / 255 * 0.4 + ramp, photos(2) / 255 * 0.4 + ramp
+    found = the(look(a - a.mean(0), serve=b - a.mean((0, 2, 3), keepdims=True)), "NRM006")
+    assert "mean image" in found.message
+
+
+def test_sets_that_are_equal_in_effect_are_called_equal():
+    raw = photos(3)
+    report = look(raw.astype(np.uint8), serve=raw)
+    assert report.target["serving"] == "equal"
+    assert not codes(report) & PAIR
+
+
+def test_another_number_of_features_cannot_be_compared():
+    with pytest.raises(NndiagError, match="5 features"):
+        look(np.ones((9, 4)), serve=np.ones((9, 5)))
+
+
+def test_images_of_other_sizes_are_compared_by_channel():
+    report = look(photos(0, size=12) / 255, serve=photos(1, size=16))
+    assert codes(report) & PAIR == {"NRM006"}
+
+
+def test_few_rows_say_nothing_about_drift():
+    rng = np.random.default_rng(0)
+    report = look(rng.normal(size=(100, 3)), serve=rng.normal(size=(5, 3)))
+    assert "NRM010" in {skip.code for skip in report.skipped}
