@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from nndiag.core.errors import NndiagError
+from nndiag.core.errors import NndiagError, UsageError
 from nndiag.core.subject import Batch
 from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import call, mapped, tensors_in, unwrapped
-from nndiag.lab.objective import resolve_objective
+from nndiag.lab.objective import own_loss, resolve_objective
 from nndiag.lab.optimizers import make_optimizer
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from nndiag.lab.objective import Objective
 
 FLOAT64_LIMIT = 60_000_000  # parameters: above, the copy keeps its own precision to bound memory
+ONE_THREAD = 1_000_000  # numbers: below, handing work to a second thread costs more than it saves
 DEFAULT_LR = 1e-3
 
 
@@ -82,11 +84,46 @@ class Bench:
     dtype: torch.dtype
     start: dict[str, Tensor]
     frozen_norms: frozenset[str]
+    quiet_mode: str = "eval"  # how dropout is switched off: evaluation mode, or training mode without dropout modules
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name, shared ones once."""
         return {name: item for name, item in self.model.named_parameters() if item.requires_grad}
+
+    def probe(self) -> bool:
+        """Run once forward and backward; return whether every output and gradient is finite."""
+        with self._set_up(dropout=False), seeded(self.seed):
+            try:
+                output = call(self.model, self.batches[0].inputs)
+                loss = RandomTargets(self.seed)(output)
+                if loss.requires_grad:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                grads = [item.grad for item in self.model.parameters() if item.grad is not None]
+                return all(
+                    bool(torch.isfinite(item).all())
+                    for item in [loss.detach(), *(g.coalesce().values() if g.is_sparse else g for g in grads)]
+                )
+            finally:
+                self.restore()
+
+    def choose_loss(self) -> None:
+        """Take the user's loss, or infer it; where there are no targets, say so."""
+        with self._set_up(dropout=False), seeded(self.seed):
+            try:
+                if self.batches[0].targets is None and self.training.loss == "auto":
+                    output = call(self.model, self.batches[0].inputs)
+                    own = own_loss(output)
+                    if own is None or not own.requires_grad:
+                        self.reason = "the data has no targets"
+                        return
+                self.objective = resolve_objective(self.training, self.model, self.batches[0])
+            except NndiagError as error:
+                if self.training.loss != "auto":
+                    raise
+                self.reason = error.message
+            finally:
+                self.restore()
 
     def restore(self) -> None:
         """Put weights and buffers back to the start."""
@@ -145,7 +182,10 @@ class Bench:
             item.grad = None
         value = loss(call(self.model, batch.inputs), batch.targets)
         if value.requires_grad:
-            value.backward()  # type: ignore[no-untyped-call]
+            try:
+                value.backward()  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                raise NndiagError(f"the backward pass failed: {one_line(error)}") from error
         trial.losses.append(float(value.detach()))
         for name, item in self.parameters.items():
             grad = item.grad
@@ -173,15 +213,18 @@ class Bench:
     @contextlib.contextmanager
     def _set_up(self, *, dropout: bool) -> Iterator[None]:
         """Modes and default dtype for one run."""
-        default = torch.get_default_dtype()
+        default, threads = torch.get_default_dtype(), torch.get_num_threads()
         try:
+            if sum(item.numel() for item in self.start.values()) < ONE_THREAD:
+                torch.set_num_threads(1)
             if self.dtype.is_floating_point:
                 torch.set_default_dtype(self.dtype)  # forwards that make their own zeros
-            set_mode(self.model, self.frozen_norms, dropout=dropout)
+            set_mode(self.model, self.frozen_norms, dropout=dropout, quiet_mode=self.quiet_mode)
             with torch.enable_grad():
                 yield
         finally:
             torch.set_default_dtype(default)
+            torch.set_num_threads(threads)
 
 
 class RandomTargets:
@@ -223,12 +266,14 @@ def live_outputs(output: Any) -> list[Tensor]:
     return wide or found
 
 
-def set_mode(model: nn.Module, frozen: frozenset[str], *, dropout: bool) -> None:
+def set_mode(model: nn.Module, frozen: frozenset[str], *, dropout: bool, quiet_mode: str = "eval") -> None:
     """Dropout off means evaluation mode with normalisers in training mode, as far as the user left them so."""
-    model.train(dropout)
+    model.train(dropout or quiet_mode == "train")
     for name, module in model.named_modules():
         if isinstance(module, _BatchNorm | _InstanceNorm):
             module.training = name not in frozen
+        if isinstance(module, _DropoutNd) and not dropout:
+            module.training = False
         if isinstance(module, nn.RNNBase) and not dropout:
             module.training = True  # cuDNN differentiates recurrent layers in training mode only
             module.dropout = 0.0
@@ -250,20 +295,48 @@ def build_bench(
     Raises:
         NndiagError: When the model cannot run on the batches at all.
     """
-    if exact:
+    choices = [(torch.float64, "eval"), (None, "eval"), (None, "train")] if exact else [(None, "eval"), (None, "train")]
+    first: NndiagError | None = None
+    unsteady: Bench | None = None
+    for dtype, mode in choices:
         try:
-            return _bench(source, batches, training, seed, device, torch.float64)
-        except (NndiagError, RuntimeError, TypeError):
-            pass  # hard-coded float32 somewhere inside; its own precision serves
-    return _bench(source, batches, training, seed, device, None)
+            bench, finite = _bench(source, batches, training, seed=seed, device=device, dtype=dtype, mode=mode)
+        except UsageError:
+            raise
+        except (NndiagError, RuntimeError, TypeError) as error:  # hard-coded float32, or in-place tricks of eval mode
+            if dtype is None and first is None:
+                first = (
+                    error
+                    if isinstance(error, NndiagError)
+                    else NndiagError(f"the backward pass failed: {one_line(error)}")
+                )
+            continue
+        if finite:
+            return bench
+        unsteady = unsteady or bench
+    if unsteady is not None:
+        return unsteady
+    raise first or NndiagError("the model cannot be run")
 
 
-def _bench(
-    source: ModelSource, batches: Sequence[Batch], training: Training, seed: int, device: str,
+def one_line(error: Exception) -> str:
+    """The first line of what an exception says."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _bench(  # noqa: PLR0913 - the parts of a bench, all by name
+    source: ModelSource,
+    batches: Sequence[Batch],
+    training: Training,
+    *,
+    seed: int,
+    device: str,
     dtype: torch.dtype | None,
-) -> Bench:  # fmt: skip
+    mode: str,
+) -> tuple[Bench, bool]:
+    """Return a bench that has run once forward and backward, and whether all was finite."""
     model = unwrapped(source.make()).to(device)
-    if dtype is not None and sum(item.numel() for item in model.parameters()) > FLOAT64_LIMIT:
+    if dtype is not None and sum(_size(item) for item in model.parameters()) > FLOAT64_LIMIT:
         dtype = None
     if dtype is not None:
         model = model.to(dtype)
@@ -271,51 +344,29 @@ def _bench(
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):
             module.sparse = False  # dense gradients: every optimizer takes them
+    norms = {name: item for name, item in model.named_modules() if isinstance(item, _BatchNorm | _InstanceNorm)}
     any_training = any(module.training for module in model.modules())
-    frozen = frozenset(
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm | _InstanceNorm) and any_training and not module.training
-    )
-    feed = [
-        Batch(mapped(item.inputs, lambda t: t.to(device)), mapped(item.targets, lambda t: t.to(device)))
-        for item in batches
-    ]
+    frozen = frozenset(name for name, item in norms.items() if any_training and not item.training)
+
+    def here(item: Tensor) -> Tensor:
+        return item.to(device)
+
+    feed = [Batch(mapped(item.inputs, here), mapped(item.targets, here)) for item in batches]
     start = {name: item.detach().clone() for name, item in _state(model).items()}
-    bench = Bench(model, feed, None, "", training, seed, own, start, frozen)
-    with bench._set_up(dropout=False), seeded(seed):  # noqa: SLF001 - its own builder
-        frozen = _trainable_norms(bench, frozen)
-    bench.frozen_norms = frozen
-    with bench._set_up(dropout=False), seeded(seed):  # noqa: SLF001 - its own builder
-        try:
-            if feed[0].targets is None and training.loss == "auto":
-                bench.reason = "the data has no targets"
-            else:
-                bench.objective = resolve_objective(training, model, feed[0])
-        except NndiagError as error:
-            if training.loss != "auto":
-                raise
-            bench.reason = error.message
-    return bench
+    bench = Bench(model, feed, None, "", training, seed, own, start, frozen, mode)
+    try:
+        finite = bench.probe()
+    except NndiagError as error:
+        if "more than 1" not in f"{error.message} {error.__cause__}":
+            raise
+        bench.frozen_norms = frozenset(norms)  # a batch too small for its own statistics
+        finite = bench.probe()
+    bench.choose_loss()
+    return bench, finite
 
 
-def _trainable_norms(bench: Bench, frozen: frozenset[str]) -> frozenset[str]:
-    """Try batch statistics; where a batch is too small for them, every normaliser stays in evaluation mode."""
-    with torch.no_grad():
-        try:
-            call(bench.model, bench.batches[0].inputs)
-        except NndiagError as error:
-            if "more than 1" not in error.message and "more than 1" not in str(error.__cause__):
-                raise
-            every = frozenset(
-                name for name, item in bench.model.named_modules() if isinstance(item, _BatchNorm | _InstanceNorm)
-            )
-            set_mode(bench.model, every, dropout=False)
-            call(bench.model, bench.batches[0].inputs)
-            frozen = every
-        finally:
-            bench.restore()
-    return frozen
+def _size(item: Tensor) -> int:
+    return 0 if isinstance(item, nn.UninitializedParameter) else item.numel()
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

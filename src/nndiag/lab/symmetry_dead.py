@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nndiag.lab.bench import Bench, Trial
 
 REVIVED = 1e-8  # share of the strongest gradient that counts as arrived: far above what rounding leaves of a true zero
+CROWD = 16  # units that are not all off by chance (2^-16)
 MAX_SUSPECTS = 24  # layers tried one by one
 
 
@@ -30,6 +31,7 @@ class DeadPath:
     zero: tuple[str, ...]  # those of them that are zero throughout
     starved: tuple[str, ...]  # parameters that get no gradient
     alone: bool  # re-initialising the first blocker alone is enough
+    chance: bool = False  # few units that happen to be off for every input: another draw is as likely to be on
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +67,26 @@ def examine(bench: Bench, trial: Trial, loss: Callable[..., Tensor] | None, step
     woken = _revived(bench, hungry, hungry, loss, steps)
     woken -= _wakes_elsewhere(bench, woken, loss, steps)
     by_design = tuple(name for name in hungry if name not in woken)
-    paths = _paths(bench, [name for name in hungry if name in woken], loss, steps)
+    paths = [
+        path if path.zero else replace(path, chance=_by_chance(bench, path, loss, steps))
+        for path in _paths(bench, [name for name in hungry if name in woken], loss, steps)
+    ]
     return Starvation(tuple(paths), by_design, tuple(unused(trial)))
+
+
+def _by_chance(bench: Bench, path: DeadPath, loss: Callable[..., Tensor] | None, steps: int) -> bool:
+    """Whether a quiet layer is merely small: with its weights negated, as likely a draw, gradient would arrive."""
+    weights = [name for name in path.starved if _owner(name) == path.blockers[0] and bench.start[name].dim() >= 2]
+    if not weights or any(bench.start[name].shape[0] >= CROWD for name in weights):
+        return False
+
+    def negate(model: nn.Module) -> None:
+        table = dict(model.named_parameters())
+        for name in weights:
+            table[name].neg_()
+
+    trial = bench.run(min(steps, 3), loss, alter=negate)
+    return any(trial.strongest(name) > REVIVED for name in weights)
 
 
 def _revived(

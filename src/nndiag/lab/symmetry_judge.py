@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,18 @@ from torch import nn
 
 from nndiag.core.errors import NndiagError
 from nndiag.lab.bench import RandomTargets, alike
-from nndiag.lab.symmetry import Mirror, Twins, gap, meet, mirrors_of, still_mirrored, still_together, twins_of
+from nndiag.lab.forward import as_tensors, call, main_output
+from nndiag.lab.symmetry import (
+    Mirror,
+    Twins,
+    gap,
+    meet,
+    mirrors_of,
+    pulled_units,
+    still_mirrored,
+    still_together,
+    twins_of,
+)
 from nndiag.lab.symmetry_dead import redraw
 from nndiag.lab.units import unit_views
 from nndiag.lab.units_use import uses_of
@@ -20,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from nndiag.core.subject import Batch
     from nndiag.lab.bench import Bench, Trial
     from nndiag.lab.units import UnitView
 
@@ -286,30 +299,48 @@ def _healed(
     return result
 
 
-def accuracy(bench: Bench, steps: int) -> tuple[list[float], float | None]:
-    """Train for some steps; return the losses and the share of right classes at the end, where targets are classes."""
-    final: dict[str, Any] = {}
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a longer training reached."""
 
-    def look(step: int, _table: dict[str, nn.Parameter]) -> None:
-        if step == steps:
-            final["share"] = _right(bench)
+    losses: tuple[float, ...]
+    right: float | None  # share of right classes; None where targets are no classes
+    rows: int  # judged on so many
+    held_out: bool  # rows that were not trained on
 
-    trial = bench.run(steps, on_step=look)
-    return trial.losses, final.get("share")
+    @property
+    def steps(self) -> int:
+        """Steps made."""
+        return len(self.losses)
 
 
-def _right(bench: Bench) -> float | None:
-    from nndiag.lab.forward import as_tensors, call, main_output
+def outcome(bench: Bench, steps: int, seconds: float) -> Outcome:
+    """Train for some steps or seconds, and count right classes on a quarter of the batches kept aside."""
+    kept = len(bench.batches) // 4
+    feed, aside = (bench.batches[:-kept], bench.batches[-kept:]) if kept else (bench.batches, bench.batches)
+    end = time.monotonic() + seconds
+    found: dict[str, Any] = {}
 
+    def last(trial: Trial) -> bool:
+        done = trial.steps >= steps or time.monotonic() > end or not trial.finite
+        if done:
+            found["share"], found["rows"] = _right(bench, aside)
+        return done
+
+    trial = bench.run(steps, until=last, batches=feed)
+    return Outcome(tuple(trial.losses), found.get("share"), found.get("rows", 0), bool(kept))
+
+
+def _right(bench: Bench, batches: Sequence[Batch]) -> tuple[float | None, int]:
     right = total = 0
     with torch.no_grad():
-        for batch in bench.batches:
+        for batch in batches:
             targets = as_tensors(batch.targets)
             answer = main_output(call(bench.model, batch.inputs))
             if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or answer.dim() != 2:
-                return None
+                return None, 0
             if targets.shape != answer.shape[:1] or answer.shape[1] < 2:
-                return None
+                return None, 0
             right += int((answer.argmax(1) == targets.to(answer.device)).sum())
             total += int(targets.numel())
-    return right / total if total else None
+    return (right / total if total else None), total

@@ -150,7 +150,7 @@ def measure(bench: Bench, inputs: Any, samples: int) -> Signals:
     default = torch.get_default_dtype()
     try:
         torch.set_default_dtype(bench.dtype)
-        set_mode(model, bench.frozen_norms, dropout=False)
+        set_mode(model, bench.frozen_norms, dropout=False, quiet_mode=bench.quiet_mode)
         model.training = True  # what is in evaluation mode below a training model stays there
         flow = trace(model, inputs, training=True, seed=bench.seed, on_call=listener)
         if listener.output is not None:

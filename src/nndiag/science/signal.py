@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,8 +111,8 @@ def relu_dead_share(mean_over_sd: float, samples: int) -> float:
     if mean_over_sd == 0:
         return 0.5**samples
     grid = np.linspace(-8, 8, 4001)
-    quiet = stats.norm.logcdf(-mean_over_sd * grid) * samples
-    weight = stats.norm.pdf(grid)
+    quiet = special.log_ndtr(-mean_over_sd * grid) * samples
+    weight = np.exp(-0.5 * np.square(grid))
     return float(np.sum(np.exp(quiet) * weight) / np.sum(weight))
 
 
@@ -120,8 +120,10 @@ def share_interval(count: int, total: int, confidence: float = 0.95) -> tuple[fl
     """Clopper-Pearson interval of a share (exact, so right for 0 of n too)."""
     if total == 0:
         return (0.0, 1.0)
-    interval = stats.binomtest(count, total).proportion_ci(confidence_level=confidence, method="exact")
-    return (float(interval.low), float(interval.high))
+    tail = (1 - confidence) / 2
+    low = float(special.betaincinv(count, total - count + 1, tail)) if count else 0.0
+    high = float(special.betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0
+    return (low, high)
 
 
 def stable_rank(matrix: NDArray[np.floating], iterations: int = 12) -> float:

@@ -11,8 +11,6 @@ from nndiag.core.findings import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any
-
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Subject
 
@@ -33,19 +31,23 @@ class InitSymmetry:
 
     def examine(self, subject: Subject) -> Iterator[Observation]:
         """Yield what the weights, one forward and backward, and a few steps say."""
-        if subject.model is None:
-            raise NothingApplicableError(
-                "init-symmetry needs a model or its weights", hint="nndiag init-symmetry file.py:build"
-            )
-        weights: Any = subject.model
-        if hasattr(weights, "shapes"):  # tensors without a model around them
+        if subject.weights is not None:  # tensors without a model around them
             from nndiag.checks.init_symmetry.weights import examine_weights
 
-            yield from examine_weights(self, weights)
+            yield from examine_weights(self, subject)
+            return
+        if subject.model is None:
+            raise NothingApplicableError(
+                "init-symmetry needs a model or weights", hint="nndiag init-symmetry file.py:build"
+            )
+        yield Step("loading")
+        if subject.data is None:
+            from nndiag.checks.init_symmetry.weights import examine_still
+
+            yield from examine_still(self, subject)
             return
         from nndiag.checks.init_symmetry.live import examine_model
 
-        yield Step("loading")
         yield from examine_model(self, subject)
 
     def wants_layer(self, name: str) -> bool:

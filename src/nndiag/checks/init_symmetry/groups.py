@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nndiag.core.findings import Evidence, Judged, Measurement, Series, Where
+from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip, Where
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
@@ -36,8 +36,12 @@ def examine(scene: Scene) -> Iterator[Observation]:
         scene.findings.append(finding)
         yield finding
     yield from (Judged(code) for code in ("SYM201", "SYM204"))
-    if any(item.gaps is not None for item in judgement.verdicts):
+    if any(item.gaps is not None for item in judgement.verdicts) or not any(
+        item.kind == "stuck" for item in judgement.verdicts
+    ):
         yield Judged("SYM203")
+    else:
+        yield Skip("SYM203", "the long run in both precisions needs --optimizer, --lr or --steps")
     yield from _numbers(judgement.verdicts)
 
 
@@ -115,7 +119,7 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
                 value=low,
                 unit="of the displacement",
                 threshold=0.001,
-                n={"units": view.units, "steps": scene.check.steps, "samples": scene.rows},
+                n={"units": view.units, "steps": scene.steps, "samples": scene.rows},
                 seed=scene.subject.run.seed,
                 detail=f"gap {low:.2g} in {first.dtype} and {exact:.2g} in float64 at step {first.gap_step}; {words}",
             ),

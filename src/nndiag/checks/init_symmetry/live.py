@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Batch, Subject
     from nndiag.lab.bench import Bench
     from nndiag.lab.symmetry_dead import Starvation
-    from nndiag.lab.symmetry_judge import Judgement
+    from nndiag.lab.symmetry_judge import Judgement, Outcome
     from nndiag.lab.symmetry_signal import Signals
     from nndiag.lab.units import UnitView
 
@@ -43,7 +43,12 @@ class Scene:
     judgement: Judgement | None = None
     starvation: Starvation | None = None
     findings: list[Finding] = field(default_factory=list)
-    accuracy: float | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def steps(self) -> int:
+        """Length of the longer runs."""
+        return self.subject.training.steps or self.check.steps
 
     @property
     def head(self) -> tuple[str, ...]:
@@ -101,7 +106,7 @@ def _bench(check: InitSymmetry, subject: Subject) -> Bench:
     )
 
 
-def _batches(check: InitSymmetry, subject: Subject) -> list[Batch]:
+def _batches(check: InitSymmetry, subject: Subject, most: int = BATCHES, samples: int = 0) -> list[Batch]:
     """A few batches of the user's size, or of a size that keeps the steps cheap."""
     from nndiag.core.subject import Batch as Pair
     from nndiag.lab.forward import as_tensors, take
@@ -114,7 +119,7 @@ def _batches(check: InitSymmetry, subject: Subject) -> list[Batch]:
         tensors = Pair(as_tensors(batch.inputs), as_tensors(batch.targets))
         batches.append(take(tensors, max(size, 2)))
         rows += _rows(batches[-1])
-        if len(batches) >= BATCHES or rows >= check.samples:
+        if len(batches) >= most or rows >= (samples or check.samples):
             break
     if not batches:
         raise NothingApplicableError("the data is empty", hint="give at least one batch")
@@ -179,8 +184,8 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
         scene.bench,
         scene.views,
         tolerance=check.tolerance,
-        own=(lambda: _own(scene)) if asked else None,
-        steps=check.steps,
+        own=(lambda: own_bench(scene)) if asked else None,
+        steps=scene.steps,
         time_left=time_left,
         head=scene.head,
     )
@@ -201,7 +206,7 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
         yield from _stopped(("SYM202",))
 
 
-def _own(scene: Scene) -> Bench:
+def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
     """A second private copy, in the precision that the user trains in."""
     from nndiag.lab.bench import build_bench
 
@@ -209,7 +214,7 @@ def _own(scene: Scene) -> Bench:
     assert subject.model is not None  # noqa: S101 - the caller has looked
     return build_bench(
         subject.model,
-        _batches(scene.check, subject),
+        _batches(scene.check, subject, most, samples),
         subject.training,
         seed=subject.run.seed,
         device=subject.run.device,

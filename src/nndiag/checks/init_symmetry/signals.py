@@ -20,6 +20,7 @@ CODES = ("SYM101", "SYM102", "SYM103")
 FEW = 8  # inputs below which nothing is said about "every input"
 SEEN = 32  # inputs times positions that a dead unit was silent on
 KEPT = 0.01  # share between inputs that the chain must have had before it is called lost
+THROUGH = ("shape", "dropout", "pool", "activation", "normaliser")
 EXCESS = 1e12  # second moment that no layer of a trainable network has
 
 
@@ -52,17 +53,19 @@ def examine(scene: Scene) -> Iterator[Observation]:
 
 
 def chains_of(seen: Signals) -> list[list[Site]]:
-    """Runs of weighted layers in series with nothing added in between, longest first."""
+    """Runs of weighted layers in series, each read by the next alone (no skip leaves the chain), longest first."""
     flow = seen.flow
     if flow is None:
         return []
     sites = {site.call.index: site for site in seen.of_role("affine", "recurrent")}
     before: dict[int, int] = {}
     for index, site in sites.items():
-        sources = flow.before(site.call, through=("shape", "dropout", "pool", "activation", "normaliser"))
-        live = [item for item in sources if item.index in sites]
-        if len(sources) == 1 and len(live) == 1:
-            before[index] = live[0].index
+        sources = flow.before(site.call, through=THROUGH)
+        if len(sources) != 1 or sources[0].index not in sites:
+            continue
+        readers = flow.after(sources[0], through=THROUGH)
+        if [reader.index for reader in readers] == [index] and not flow.is_output(sources[0]):
+            before[index] = sources[0].index
     ends = [index for index in sites if index not in before.values()]
     chains = []
     for end in ends:
@@ -71,6 +74,19 @@ def chains_of(seen: Signals) -> list[list[Site]]:
             links.append(before[links[-1]])
         chains.append([sites[index] for index in reversed(links)])
     return sorted(chains, key=len, reverse=True)
+
+
+def _between_normalisers(seen: Signals, chain: list[Site]) -> list[list[Site]]:
+    """Cut a chain where a normaliser gives the signal a new scale."""
+    flow = seen.flow
+    assert flow is not None  # noqa: S101 - chains come from it
+    parts = [[chain[0]]]
+    for site in chain[1:]:
+        sources = flow.before(site.call, through=("shape", "dropout", "pool", "activation"))
+        if any(item.role == "normaliser" for item in sources):
+            parts.append([])
+        parts[-1].append(site)
+    return parts
 
 
 def _where(scene: Scene, site: Site) -> Where:
@@ -134,7 +150,8 @@ def _zero_weight(chain: list[Site]) -> bool:
 def _scale(scene: Scene, seen: Signals, chains: list[list[Site]], forgotten: set[int]) -> Iterator[Observation]:
     """Product of the gains along each chain, forward and backward."""
     limit = scene.check.max_gain
-    for chain in chains:
+    parts = [part for chain in chains for part in _between_normalisers(seen, chain)]
+    for chain in parts:
         if len(chain) < 3 or any(site.call.index in forgotten for site in chain):
             continue
         inner = chain[:-1]
@@ -173,7 +190,8 @@ def _scale(scene: Scene, seen: Signals, chains: list[list[Site]], forgotten: set
 
 def _overflow(scene: Scene, seen: Signals) -> Iterator[Observation]:
     """A signal that has left every scale, whatever is added in between."""
-    site = next((item for item in seen.sites if not math.isfinite(item.outgoing) or item.outgoing > EXCESS), None)
+    weighted = seen.of_role("affine", "recurrent", "normaliser")
+    site = next((item for item in weighted if not math.isfinite(item.outgoing) or item.outgoing > EXCESS), None)
     if site is None or any(item.rule.code == "SYM102" for item in scene.findings):
         return
     if seen.sites[0].incoming > EXCESS**0.5:

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Observation, Scalar
 
 MOST_ROWS = 24
+OUTCOME_SECONDS = 5.0
+MANY_BATCHES, MANY_ROWS = 64, 2048  # of the longer training
 
 
 def report(scene: Scene) -> Iterator[Observation]:
     """Yield table, accuracy and answer."""
     yield from _layers(scene)
-    yield from _accuracy(scene)
+    yield from _outcome(scene)
     yield Answer(_answer(scene))
 
 
@@ -28,6 +30,11 @@ def _layers(scene: Scene) -> Iterator[Observation]:
     judgement = scene.judgement
     verdicts = {id(item.view): item for item in judgement.verdicts} if judgement else {}
     flagged = {item.where.module: item.severity.word for item in reversed(scene.findings)}
+    if scene.starvation is not None:
+        starved = {
+            name.rpartition(".")[0] for path in scene.starvation.paths if not path.chance for name in path.starved
+        }
+        flagged = {**dict.fromkeys(starved, "error"), **flagged}
     rows: list[list[Scalar]] = []
     quiet: list[list[Scalar]] = []
     for view in scene.views:
@@ -66,21 +73,39 @@ def _layers(scene: Scene) -> Iterator[Observation]:
             yield Table("zeros that wake up", ("tensor", "first gradient at step", "share of the strongest"), waking)
 
 
-def _accuracy(scene: Scene) -> Iterator[Observation]:
-    """Where something started identical and targets are classes: what micro-training reaches all the same."""
-    from nndiag.lab.symmetry_judge import accuracy
+def _outcome(scene: Scene) -> Iterator[Observation]:
+    """Where something started identical or dead and targets are classes: what a longer training reaches all the same."""
+    from nndiag.checks.init_symmetry.live import own_bench
+    from nndiag.lab.symmetry_judge import outcome
 
     judgement = scene.judgement
-    if judgement is None or not judgement.verdicts or class_prior_entropy(scene) is None:
+    if judgement is None or not judgement.verdicts or scene.bench.objective is None or scene.steps < 1:
         return
-    if scene.bench.objective is None or scene.subject.run.seconds_left < 5 or scene.check.steps < 1:
+    prior = class_prior_entropy(scene)
+    seconds = min(OUTCOME_SECONDS, scene.subject.run.seconds_left / 4)
+    if prior is None or seconds < 1:
         return
-    losses, share = accuracy(scene.bench, scene.check.steps)
-    if share is not None:
-        yield Measurement("accuracy_after_steps", share, "share of right classes", f"{scene.check.steps} steps")
-        yield Measurement("loss_first", losses[0], "nats")
-        yield Measurement("loss_last", losses[-1], "nats")
-        scene.accuracy = share
+    scene.outcome = outcome(own_bench(scene, MANY_BATCHES, MANY_ROWS), scene.steps, seconds)
+    if scene.outcome.right is None:
+        return
+    where = f"{scene.outcome.rows} rows {'held out' if scene.outcome.held_out else 'trained on'}, {scene.outcome.steps} steps"
+    yield Measurement("accuracy", scene.outcome.right, "share of right classes", where)
+    yield Measurement("loss_first", scene.outcome.losses[0], "nats")
+    yield Measurement("loss_last", scene.outcome.losses[-1], "nats")
+    yield Measurement("class_prior_entropy", prior, "nats")
+
+
+def _reached(scene: Scene) -> str:
+    """The longer training in words."""
+    reached = scene.outcome
+    if reached is None or reached.right is None:
+        return ""
+    kind = "held-out" if reached.held_out else "training"
+    prior = class_prior_entropy(scene)
+    against = (
+        f", loss {reached.losses[-1]:.3g} against {prior:.3g} nats for the class prior" if prior is not None else ""
+    )
+    return f"; {kind} accuracy after {reached.steps} steps {reached.right:.0%}{against}"
 
 
 def _answer(scene: Scene) -> str:
@@ -113,15 +138,22 @@ def _answer(scene: Scene) -> str:
         parts.append(
             f"{len(other)} layer(s) come apart by {' and '.join(sorted({item.kind.split()[0] for item in other}))} only"
         )
-    if starvation and starvation.paths:
-        tensors = sum(len(path.starved) for path in starvation.paths)
+    dead = [path for path in starvation.paths if not path.chance] if starvation else []
+    if dead:
+        tensors = sum(len(path.starved) for path in dead)
         parts.append(f"no gradient ever reaches {tensors} tensors")
     if judgement.mirrors:
         parts.append(f"{sum(len(item.pairs) for item in judgement.mirrors)} pair(s) are locked by their sign")
+    words = {
+        "SYM101": "units that no input switches on",
+        "SYM102": "a signal that loses its scale",
+        "SYM103": "an input forgotten with depth",
+    }
+    parts.extend(words[code] for code in dict.fromkeys(item.rule.code for item in scene.findings) if code in words)
     if parts:
-        return "Trapped: " + "; ".join(parts) + "."
+        lead = "Trapped: " if stuck or other or dead or judgement.mirrors else "Nothing is trapped, but: "
+        return lead + "; ".join(parts) + "."
     if broken:
         by = ", ".join(sorted({item.kind for item in broken}))
-        tail = f"; accuracy after {scene.check.steps} steps {scene.accuracy:.0%}" if scene.accuracy is not None else ""
-        return f"Nothing is trapped: of {scope}, {len(broken)} layer(s) start with identical units and come apart within {steps} steps, by: {by}{tail}."
+        return f"Nothing is trapped: of {scope}, {len(broken)} layer(s) start with identical units and come apart within {steps} steps, by: {by}{_reached(scene)}."
     return f"Nothing is trapped: {scope}, all different at the start or told apart within {steps} steps, and gradient arrives."
