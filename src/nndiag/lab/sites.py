@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -254,7 +255,9 @@ def _plainly() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.compiler.set_stance("force_eager"):
+        # Whoever compiles has imported dynamo; importing it for nothing costs seconds.
+        compiling = "torch._dynamo" in sys.modules
+        with torch.compiler.set_stance("force_eager") if compiling else contextlib.nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
