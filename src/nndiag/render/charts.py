@@ -62,7 +62,7 @@ def draw(title: str, members: Sequence[Series], prefix: str) -> Figure:
     first = members[0]
     axis = clean(first.x_unit)
     unit = "" if first.unit == "1" or first.unit in title else clean(first.unit)
-    units = " by ".join(part for part in (unit, axis) if part)
+    units = f"{unit} by {axis}".strip() if axis else unit
     return Figure(spaced(title), units, svg, tuple(canvas.legend), "; ".join(notes))
 
 
