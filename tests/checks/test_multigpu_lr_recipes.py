@@ -6,6 +6,7 @@ import pytest
 
 from nndiag.checks.multigpu_lr import MultigpuLr
 from nndiag.core.check import diagnose
+from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Subject
 from nndiag.load.recipe import load_recipe
 
@@ -304,7 +305,12 @@ def test_elastic_averaging_says_that_its_rate_is_per_worker():
         ({"gpus": 8, "per-device-batch": 32, "lr": 1e-3}, {}, "MGL001", "base-lr"),
         ({"gpus": 8, "per-device-batch": 32, "base-lr": 1e-3}, {}, "MGL001", "lr"),
         ({"lr": 1e-3, "base-lr": 1e-3}, {}, "MGL001", "global batch"),
-        ({"gpus": 8, "per-device-batch": 32}, {"schedule": {"name": "cosine", "total-steps": 100}}, "MGL003", "unknown"),
+        (
+            {"gpus": 8, "per-device-batch": 32},
+            {"schedule": {"name": "cosine", "total-steps": 100}},
+            "MGL003",
+            "unknown",
+        ),
         ({"gpus": 8, "per-device-batch": 32}, {"schedule": {"name": "cosine"}}, "MGL003", "total-steps"),
         ({"gpus": 8, "per-device-batch": 32}, {}, "MGL003", "no schedule"),
         ({"gpus": 8, "per-device-batch": 32}, {"ema-decay": 0.999}, "MGL006", "base-ema-decay"),
@@ -345,3 +351,66 @@ def test_the_mean_of_a_rebounding_cosine_is_right_and_the_evidence_says_so():
         schedule={"name": "cosine", "total-steps": 1000, "step-unit": "optimizer"},
     )
     assert "mean 0.5 of the peak" in only(report, "MGL004").evidence.detail
+
+
+SCHEDULES_PY = """
+import math
+from torch.optim import lr_scheduler
+
+def cosine_1000(optimizer):
+    return lr_scheduler.CosineAnnealingLR(optimizer, 1000)
+
+def lambda_1000(optimizer):
+    return lr_scheduler.LambdaLR(optimizer, lambda s: s / 50 if s < 50 else max(0.0, 1 - (s - 50) / 950))
+
+def one_cycle_1000(optimizer):
+    return lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1000)
+
+def restarts(optimizer):
+    return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 100)
+
+def raises(optimizer):
+    raise RuntimeError("no schedule today")
+"""
+
+
+def own(tmp_path, name, **more):
+    (tmp_path / "own_schedules.py").write_text(SCHEDULES_PY)
+    options = {"gpus": 4, "per-device-batch": 32, "lr": 0.1, "dataset-size": 12_800, "epochs": 10, **more}
+    return judged(options, schedule={"name": f"{tmp_path / 'own_schedules.py'}:{name}"})  # 1000 updates
+
+
+@pytest.mark.parametrize("name", ["cosine_1000", "lambda_1000", "one_cycle_1000", "restarts"])
+def test_a_schedule_of_ones_own_that_fits_the_run_is_quiet(tmp_path, name):
+    assert codes(own(tmp_path, name)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cosine_1000", "epoch 2.5 instead of epoch 10, ×4 too early: the number of devices"),
+        ("lambda_1000", "×4 too early: the number of devices"),
+        ("one_cycle_1000", "raises at epoch 2.5"),
+    ],
+)
+def test_a_schedule_of_ones_own_stepped_once_per_process_is_found(tmp_path, name, words):
+    report = own(tmp_path, name, framework="accelerate")
+    assert words in only(report, "MGL003").message
+    assert ("MGL004" in codes(report)) == (name == "cosine_1000")
+
+
+@pytest.mark.parametrize("name", ["cosine_1000", "lambda_1000"])
+def test_a_schedule_of_ones_own_counted_on_one_device_is_found(tmp_path, name):
+    report = own(tmp_path, name, **{"dataset-size": 3_200})  # 250 updates
+    assert "×4 too late: the number of devices" in only(report, "MGL003").message
+
+
+def test_a_schedule_of_ones_own_that_raises_ends_in_two_lines(tmp_path):
+    with pytest.raises(NndiagError, match="no schedule today"):
+        own(tmp_path, "raises")
+
+
+def test_a_warm_up_inside_a_schedule_of_ones_own_is_seen(tmp_path):
+    raised = {"base-lr": 0.0125, "base-batch": 16}
+    assert "MGL002" not in codes(own(tmp_path, "lambda_1000", **raised))
+    assert "MGL002" in codes(own(tmp_path, "cosine_1000", **raised))

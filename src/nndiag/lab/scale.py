@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +21,12 @@ from nndiag.science.moments_profile import Profile, Profiler, join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from nndiag.core.subject import DataSource
     from nndiag.science.moments import Array
 
+WORKERS = 2  # threads: beyond that reading is the limit
 WISH = 61  # rows asked for; a source that yields other sizes has batches of its own
 TARGETS_KEPT = 100_000
 DISTINCT = 1000
@@ -144,19 +148,16 @@ def look(
     """
     rank, world = rank_and_world()
     inputs, targets = Profiler(axis), TargetCollector()
-    key, others, sizes, complete, start = "", (), [], True, 0  # type: str, tuple[str, ...], list[int], bool, int
-    files = source.chunks() if hasattr(source, "chunks") else None
-    pieces = _chunks(files) if files is not None else _batches(source)
-    for number, piece in enumerate(pieces):
-        rows = len(piece.inputs)
-        if files is None:
-            sizes.append(rows)
+    key, others, sizes, complete = "", (), [], True  # type: str, tuple[str, ...], list[int], bool
+    files = source.chunks(rank, world) if hasattr(source, "chunks") else None
+    pieces = _chunks(files) if files is not None else _turns(_batches(source, sizes), rank, world)
+    for number, (piece, part) in enumerate(_computed(inputs, pieces, source.name)):
         key, others = key or piece.key, others or piece.others
-        if number % world == rank:
-            _take(inputs, targets, piece, start, source.name)
-        start += rows
+        inputs.add(piece.inputs, piece.start, part)
+        if piece.targets is not None:
+            targets.add(piece.targets)
         if number % 64 == 63:
-            on_rows(start)
+            on_rows(piece.start)
             if seconds() <= 0:
                 complete = False
                 break
@@ -173,16 +174,32 @@ def look(
 class Piece:
     """Some rows of inputs with their targets."""
 
+    start: int  # number of the first row
     inputs: Array
     targets: Array | None
     key: str = ""
     others: tuple[str, ...] = ()
 
 
-def _take(inputs: Profiler, targets: TargetCollector, piece: Piece, start: int, name: str) -> None:
-    """Add one piece, or say what does not fit."""
+def _computed(inputs: Profiler, pieces: Iterator[Piece], name: str) -> Iterator[tuple[Piece, m.Moments]]:
+    """Yield each piece with its moments, in order; threads work ahead while the next piece is read."""
+    waiting: deque[tuple[Piece, Future[m.Moments]]] = deque()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for piece in pieces:
+            if len(piece.inputs) == 0:
+                continue
+            waiting.append((piece, pool.submit(m.moments, _viewed(inputs, piece, name))))
+            if len(waiting) > 2 * WORKERS:
+                first, part = waiting.popleft()
+                yield first, part.result()
+        for first, part in waiting:
+            yield first, part.result()
+
+
+def _viewed(inputs: Profiler, piece: Piece, name: str) -> Array:
+    """The piece as moments are computed, or what does not fit."""
     try:
-        inputs.add(piece.inputs, start)
+        return inputs.view(piece.inputs)
     except ValueError as changed:
         raise NndiagError(
             f"{name}: rows of shape {tuple(changed.args[0])} follow rows of another width",
@@ -193,16 +210,21 @@ def _take(inputs: Profiler, targets: TargetCollector, piece: Piece, start: int, 
             f"{name}: inputs of shape {piece.inputs.shape} have no feature axis {axis.args[0]}",
             hint="--feature-axis counts from 0 (the rows); take 1 or more, or leave it out",
         ) from None
-    if piece.targets is not None:
-        targets.add(piece.targets)
 
 
-def _chunks(chunks: Iterator[tuple[Array, Array | None]]) -> Iterator[Piece]:
-    for inputs, targets in chunks:
-        yield Piece(_numeric(inputs, "the file"), targets)
+def _chunks(chunks: Iterator[tuple[int, Array, Array | None]]) -> Iterator[Piece]:
+    for start, inputs, targets in chunks:
+        yield Piece(start, _numeric(inputs, "the file"), targets)
 
 
-def _batches(source: DataSource) -> Iterator[Piece]:
+def _turns(pieces: Iterator[Piece], rank: int, world: int) -> Iterator[Piece]:
+    """Of the batches of a loader, those that are this rank's."""
+    return itertools.islice(pieces, rank, None, world)
+
+
+def _batches(source: DataSource, sizes: list[int]) -> Iterator[Piece]:
+    """The batches of a source; their sizes are noted in `sizes`."""
+    start = 0
     for batch in source.batches(WISH):
         key, value, others = _main(batch.inputs)
         if value is None:
@@ -212,7 +234,9 @@ def _batches(source: DataSource) -> Iterator[Piece]:
             )
         inputs = _numeric(value, source.name)
         targets = _array(batch.targets) if batch.targets is not None else None
-        yield Piece(inputs, targets, key, others)
+        sizes.append(len(inputs))
+        yield Piece(start, inputs, targets, key, others)
+        start += len(inputs)
 
 
 def _main(inputs: Any) -> tuple[str, Any, tuple[str, ...]]:

@@ -52,9 +52,11 @@ def pick(arrays: dict[str, Chunked], key: str | None, place: str, prefer: tuple[
 
 
 def _open_npy(opened: Opened) -> dict[str, Chunked]:
+    def again() -> BinaryIO:
+        return cast("BinaryIO", Path(opened.path).open("rb", buffering=0))  # noqa: SIM115 - blocks() closes it
+
     with Path(opened.path).open("rb") as file:
-        source = _npy(file, opened.size, opened.path, lambda: Path(opened.path).open("rb", buffering=0))  # noqa: SIM115 - blocks() closes it
-    return {"": source}
+        return {"": _npy(file, opened.size, opened.path, again, seekable=True)}
 
 
 def _open_npz(opened: Opened) -> dict[str, Chunked]:
@@ -78,7 +80,7 @@ def _open_npz(opened: Opened) -> dict[str, Chunked]:
     return arrays
 
 
-def _npy(file: BinaryIO, size: int, name: str, again: Callable[[], Any]) -> Chunked:
+def _npy(file: BinaryIO, size: int, name: str, again: Callable[[], Any], *, seekable: bool = False) -> Chunked:
     """Read one .npy header and compare what it declares with what is there."""
     import numpy as np
 
@@ -100,7 +102,15 @@ def _npy(file: BinaryIO, size: int, name: str, again: Callable[[], Any]) -> Chun
             hint="it was cut short; write it again",
         )
     layout = Layout(shape or (1,), dtype, offset, fortran and len(shape) > 1)
-    return Chunked(name, layout.shape, str(dtype.newbyteorder("=")), lambda rows: blocks(again, layout, rows, name))
+    return Chunked(
+        name,
+        layout.shape,
+        str(dtype.newbyteorder("=")),
+        lambda rows: blocks(again, layout, rows, name),
+        part=(lambda rows, rank, world: blocks(again, layout, rows, name, (rank, world)))
+        if seekable and not layout.fortran
+        else None,
+    )
 
 
 def _numbers_only(dtype: np.dtype[Any], name: str) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nndiag.load.chunked import Chunked
 
 DEFAULT_SIZE = 32  # rows, where nobody said
-_CHUNK = 4 << 20  # bytes of a chunk, were it float64
+_CHUNK = 16 << 20  # bytes of a chunk, were it float64
 _KEPT = 64  # batches remembered of an iterator that can be read once
 
 
@@ -54,21 +54,24 @@ class ArrayData:
         if aims is not None and next(aims, None) is not None:
             raise NndiagError(f"{self.name} has more targets than inputs", hint="one target for each row")
 
-    def chunks(self) -> Iterator[tuple[Any, Any]] | None:
-        """Yield inputs and targets as plain arrays some MiB at a time; None when the inputs are several arrays."""
+    def chunks(self, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Any, Any]] | None:
+        """Yield row number, inputs and targets as plain arrays some MiB at a time; None when there are several inputs.
+
+        Of `world` ranks each gets every `world`-th chunk; from plain .npy files it reads no more than that.
+        """
         if isinstance(self.inputs, Mapping):
             return None
-        return self._pairs(self.inputs)
+        return self._pairs(self.inputs, rank, world)
 
-    def _pairs(self, inputs: Chunked) -> Iterator[tuple[Any, Any]]:
+    def _pairs(self, inputs: Chunked, rank: int, world: int) -> Iterator[tuple[int, Any, Any]]:
         width = math.prod(size or 1 for size in inputs.shape[1:]) * 8
         rows = max(_CHUNK // max(width, 1), 1)
-        aims = self.targets.chunks(rows) if self.targets is not None else None
-        for piece in inputs.chunks(rows):
-            aim = next(aims, None) if aims is not None else None
+        aims = self.targets.share(rows, rank, world) if self.targets is not None else None
+        for start, piece in inputs.share(rows, rank, world):
+            _, aim = next(aims, (start, None)) if aims is not None else (start, None)
             if aims is not None and (aim is None or len(aim) != len(piece)):
                 raise NndiagError(f"{self.name} has more inputs than targets", hint="one target for each row")
-            yield piece, self._plain(aim)
+            yield start, piece, self._plain(aim)
         if aims is not None and next(aims, None) is not None:
             raise NndiagError(f"{self.name} has more targets than inputs", hint="one target for each row")
 

@@ -36,6 +36,21 @@ class Chunked:
     columns: tuple[str, ...] = ()  # names, where there are any
     left_out: tuple[str, ...] = ()  # columns that hold no numbers and were not asked for
     once: bool = False
+    part: Callable[[int, int, int], Iterator[NDArray[Any]]] | None = (
+        None  # (rows, rank, world): own blocks only, by seeking
+    )
+
+    def share(self, rows: int, rank: int, world: int) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield every `world`-th block of rows with the number of its first row, beginning with block `rank`."""
+        if self.part is not None and world > 1:
+            for turn, block in enumerate(self.part(rows, rank, world)):
+                yield (rank + turn * world) * rows, block
+            return
+        start = 0
+        for turn, block in enumerate(self.chunks(rows)):
+            if turn % world == rank:
+                yield start, block
+            start += len(block)
 
     def chunks(self, rows: int | None = None) -> Iterator[NDArray[Any]]:
         """Yield the rows in order, at most `rows` at a time (by default about a MiB)."""
@@ -99,8 +114,10 @@ class Layout:
     bfloat16: bool = False
 
 
-def blocks(again: Callable[[], Any], layout: Layout, rows: int, name: str) -> Iterator[NDArray[Any]]:
-    """Yield blocks of rows, reading no more than each needs."""
+def blocks(
+    again: Callable[[], Any], layout: Layout, rows: int, name: str, turn: tuple[int, int] = (0, 1)
+) -> Iterator[NDArray[Any]]:
+    """Yield blocks of rows, reading no more than each needs; of (rank, world), only this rank's turns."""
     import numpy as np
 
     total, width = layout.shape[0], math.prod(layout.shape[1:])
@@ -109,8 +126,11 @@ def blocks(again: Callable[[], Any], layout: Layout, rows: int, name: str) -> It
             yield from _fortranblocks(file, layout, rows, name)
             return
         _skip(file, layout.offset)
-        for start in range(0, total, rows):
+        rank, world = turn
+        for start in range(rank * rows, total, world * rows):
             count = min(rows, total - start)
+            if world > 1:
+                file.seek(layout.offset + start * width * layout.dtype.itemsize)
             block = np.empty(count * width, layout.dtype)
             _fill(file, block, name)
             if layout.bfloat16:

@@ -123,8 +123,24 @@ class Profiler:
         self._index: list[Array] = []
         self._first_bad: tuple[int, int] | None = None
 
-    def add(self, block: Array, start: int | None = None) -> None:
-        """Take in rows; `start` is the number of the first one, the next unseen when left out.
+    def view(self, block: Array) -> Array:
+        """Return the block as `moments` takes it: for callers that compute a block's moments elsewhere.
+
+        Raises:
+            ValueError: The number of features changed.
+        """
+        layout = self._layout or self._begin(block)
+        if layout.features(block.shape) != len(self._moments.mean) or block.ndim != len(self._shape) + 1:
+            raise ValueError(block.shape[1:])
+        return layout.flat(block)
+
+    def add(self, block: Array, start: int | None = None, part: m.Moments | None = None) -> None:
+        """Take in rows.
+
+        Args:
+            block: Rows first.
+            start: The number of the first row; the next unseen when left out.
+            part: The block's moments, where they are known already.
 
         Raises:
             ValueError: The number of features changed.
@@ -133,11 +149,10 @@ class Profiler:
         self._next = first + len(block)
         if len(block) == 0:
             return
+        view = self.view(block)
         layout = self._layout or self._begin(block)
-        if layout.features(block.shape) != len(self._moments.mean) or block.ndim != len(self._shape) + 1:
-            raise ValueError(block.shape[1:])
         self._ragged |= block.shape[1:] != self._shape
-        part = m.moments(layout.flat(block))
+        part = m.moments(view) if part is None else part
         if part.nonfinite.any() and self._first_bad is None:
             bad = np.argwhere(~np.isfinite(layout.rows_first(block)))[0]
             self._first_bad = (first + int(bad[0]), int(bad[1]))
