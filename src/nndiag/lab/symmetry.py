@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nndiag.lab.units import UnitView
 
 QUIET = 1e-13  # share of the strongest gradient below which a unit has not been pulled at all
+STILL = 1e-8  # share of a unit's norm below which it has not moved yet
 NEAR_LIMIT = 30_000_000  # entries: larger layers are compared exactly only
 
 
@@ -92,7 +93,7 @@ def gap(item: Twins, before: Mapping[str, Tensor], now: Mapping[str, Tensor]) ->
     worst = 0.0
     for group in item.groups:
         scale = float(np.linalg.norm(moves[group], axis=1).max())
-        if scale > 0:
+        if scale > STILL * float(np.linalg.norm(start[group], axis=1).max()):  # else it moved on rounding alone
             worst = max(worst, float(np.linalg.norm(moves[group] - moves[group[0]], axis=1).max()) / scale)
     return worst
 

@@ -41,7 +41,7 @@ MOST_STEPS = 25  # a chain of zero factors wakes one per step
 NOISE_STEPS = 10  # with a constant head the first step under dropout has no hidden gradient at all
 ROUNDING_STEPS = 100
 ROUNDING_GAP = 1e-3  # of the displacement, in the model's own precision
-ROUNDING_RATIO = 1e3  # by which the gap shrinks in float64 when only rounding drives it
+ROUNDING_RATIO = 10.0  # by which the gap shrinks in float64 when only rounding drives it
 
 STUCK, ROUNDING, DROPOUT, DEAD = "stuck", "rounding only", "dropout only", "no gradient"
 LABELS, OUTGOING, POSITION, HEAD = "labels", "outgoing weights", "position", "random head"
