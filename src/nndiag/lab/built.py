@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -78,6 +79,7 @@ def class_name(thing: Any) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+@cache
 def class_place(cls: type) -> Where:
     """Return where a class of the user's is written; nothing for torch's own."""
     try:

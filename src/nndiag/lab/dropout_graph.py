@@ -63,10 +63,9 @@ class Seen:
     where: Where
     index: int  # of its step
     dial: Dial
-    owner_training: bool  # the mode flag of the enclosing module
-    parent_training: bool  # and of the module around that
-    words: frozenset[str]  # of names, classes and functions around it, in lower case
-    drawn: bool  # whether a random mask was really seen (False: known from the arguments)
+    owner_training: bool = False  # the mode flag of the enclosing module
+    parent_training: bool = False  # and of the module around that
+    words: frozenset[str] = frozenset()  # of names, classes and functions around it, in lower case
     mask: MaskFacts | None = None
     module: nn.Module | None = None
 

@@ -82,6 +82,13 @@ SHAPE_ONLY = frozenset(
 )
 
 
+# What turns random numbers into a choice of places: no mask of independent draws any more.
+_SELECTING = frozenset(
+    "argsort sort msort topk kthvalue gather scatter index_select take take_along_dim cumsum argmax argmin one_hot max min "
+    "searchsorted bucketize unique nonzero randperm softmax sum mean".split()
+)
+
+
 @dataclass(frozen=True)
 class Dial:
     """What a dropout call was told: its rate, whether it is on, what it drops together."""
@@ -161,9 +168,14 @@ class Luck:
     source: str  # the function it came from
     rate: float | None = None  # probability of a nonzero, for zero-or-something tensors
     shift: float | None = None  # for uniform tensors: what was added to U(0, 1)
+    plain: bool = True  # element by element: nothing was sorted, gathered or counted
 
     def after(self, op: str, others: list[Any], *, swapped: bool) -> Luck:
         """Follow it through one more operation with plain numbers."""
+        if op in _SELECTING:
+            return Luck(self.source, plain=False)
+        if not self.plain:
+            return self
         number = next((float(o) for o in others if isinstance(o, int | float) and not isinstance(o, bool)), None)
         if self.shift is not None:
             return self._uniform(op, number, swapped=swapped)
@@ -215,7 +227,7 @@ def luck_of(op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Luck:
         given = _argument(args, kwargs, 1, "p", None)
         return Luck(op, float(given) if isinstance(given, float) else float(args[0].double().mean()))
     uniform = op in {"rand", "rand_like"} or (op == "uniform_" and len(args) < 2 and not kwargs)
-    return Luck(op, shift=0.0) if uniform else Luck(op)
+    return Luck(op, shift=0.0) if uniform else Luck(op, plain=op not in {"randperm", "multinomial"})
 
 
 @dataclass(frozen=True)

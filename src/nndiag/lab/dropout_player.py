@@ -274,7 +274,7 @@ class Player(TorchFunctionMode):
     def _met_chance(self, func: Any, name: str, op: str, key: Key, args: Any, kwargs: Any, lucky: Luck) -> Any:
         """Data met a random tensor: a mask written by hand, or some other use of chance."""
         meeting = mask_meeting(op, args, kwargs, self._tag_of)
-        if meeting is None:
+        if meeting is None or not lucky.plain:
             self._chance(lucky.source)
             return func(*args, **kwargs)
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - looking is no computing
@@ -324,6 +324,10 @@ class Player(TorchFunctionMode):
 
     def _site(self, key: Key, variant: str, dial: Dial, mask: MaskFacts | None = None) -> Seen:
         owner, module = key[0], self._modules.get(key[0])
+        if not self.script.places:
+            seen = Seen(key, variant, Where(module=owner), len(self.film.steps), dial, mask=mask, module=module)
+            self.film.sites.append(seen)
+            return seen
         parent = self._modules.get(owner.rpartition(".")[0]) if owner else module
         place, words = self._place()
         where = Where(
@@ -338,7 +342,7 @@ class Player(TorchFunctionMode):
             key, variant, where, len(self.film.steps), dial,
             bool(module.training) if module is not None else False,
             bool(parent.training) if parent is not None else False,
-            frozenset(words), mask is not None, mask, module,
+            frozenset(words), mask, module,
         )  # fmt: skip
         self.film.sites.append(seen)
         return seen

@@ -155,12 +155,16 @@ def _measured(case: Case, site: Site, gauge: Gauge) -> Iterator[Observation]:
     half = 1.96 * bias.error / abs(bias.off) if bias.off else math.nan
     yield Measurement("mean_ratio", bias.ratio, "ratio", site.label, (bias.ratio - half, bias.ratio + half))
     base = bias.off if bias.off else math.nan
-    yield Measurement("mean_ratio_predicted", (bias.off + bias.on_predicted - bias.predicted_off) / base, "ratio", site.label)
+    yield Measurement(
+        "mean_ratio_predicted", (bias.off + bias.on_predicted - bias.predicted_off) / base, "ratio", site.label
+    )
     yield Measurement("mean_shift", bias.shift, "eval rms", site.label)
     yield Measurement("mean_shift_predicted", bias.shift_predicted, "eval rms", site.label)
     if bias.off_second > 0:
         yield Measurement("second_moment_ratio", bias.on_second / bias.off_second, "ratio", site.label)
-        yield Measurement("second_moment_ratio_predicted", bias.on_second_predicted / bias.off_second, "ratio", site.label)
+        yield Measurement(
+            "second_moment_ratio_predicted", bias.on_second_predicted / bias.off_second, "ratio", site.label
+        )
     yield Measurement("participation_ratio", bias.participation, "inputs", site.label)
     yield Measurement("crossing_probability", bias.crossing, "probability", site.label)
 

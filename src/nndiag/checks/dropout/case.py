@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Batch, Subject
     from nndiag.lab.dropout_bench import Bench, EvalVerdict
     from nndiag.lab.dropout_flow import Flow, RowCollapse
+    from nndiag.lab.dropout_graph import Seen
     from nndiag.lab.dropout_measure import Gauge, SiteLab
     from nndiag.lab.dropout_sites import Map, Site
 
@@ -65,12 +66,14 @@ class Case:
         return {"samples": self.bench.rows, "masks": self.masks}
 
 
-def is_path(site: Site) -> bool:
+def is_path(site: Site | Seen) -> bool:
     """Whether a site drops whole branches: stochastic depth, on purpose not a dropout of units."""
+    from nndiag.lab.dropout_graph import Seen
     from nndiag.lab.dropout_ops import SAMPLE, WHOLE
 
-    whole = site.seen.dial.unit in {SAMPLE, WHOLE}
-    return whole or (site.seen.handmade and bool(PATH_WORDS & site.seen.words) and "dropout" not in site.seen.words)
+    seen = site if isinstance(site, Seen) else site.seen
+    whole = seen.dial.unit in {SAMPLE, WHOLE}
+    return whole or (seen.handmade and bool(PATH_WORDS & seen.words) and "dropout" not in seen.words)
 
 
 def on_purpose(site: Site) -> bool:
@@ -133,13 +136,15 @@ def fitted(bench: Bench, subject: Subject, masks: int) -> Bench:
     from nndiag.lab.forward import take
 
     small = Bench(bench.model, take(bench.batch, 8), seed=bench.seed) if bench.rows > 8 else bench
-    each = small.timed()
+    small.timed()  # the first forward of a process pays for much that later ones do not
+    each = min(small.timed() for _ in range(3))
     bench.grad = small.grad
     forwards = 2 * masks + 8
     affordable = SHARE * subject.run.seconds_left / forwards
     rows = max(2, min(bench.rows, int(small.rows * affordable / max(each, 1e-4))))
     if rows >= bench.rows:
         return bench
+    rows = 1 << (rows.bit_length() - 1)  # a power of two, so that a slower second changes nothing
     cut = Bench(bench.model, take(bench.batch, rows), seed=bench.seed)
     cut.grad = small.grad
     return cut

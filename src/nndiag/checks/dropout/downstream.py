@@ -152,5 +152,7 @@ def report_loss(case: Case) -> Iterator[Observation]:
         return
     half = 1.96 * gap.error
     yield Measurement("loss_eval", gap.eval_loss, case.loss_name or "loss")
-    yield Measurement("loss_train", gap.train_loss, case.loss_name or "loss", "", (gap.train_loss - half, gap.train_loss + half))
+    yield Measurement(
+        "loss_train", gap.train_loss, case.loss_name or "loss", "", (gap.train_loss - half, gap.train_loss + half)
+    )
     yield Measurement("loss_gap", gap.gap, case.loss_name or "loss", "", (gap.gap - half, gap.gap + half))

@@ -62,7 +62,9 @@ def _compare(case: Case) -> Iterator[Observation]:
     yield Measurement("fit_without_dropout", off.end, off.loss)
     yield Measurement("fit_with_dropout", on.end, on.loss)
     if not fall > LEARNS * abs(off.start):
-        yield Skip("DRP201", f"without dropout the loss falls from {off.start:.3g} to {off.end:.3g} only in {steps} steps")
+        yield Skip(
+            "DRP201", f"without dropout the loss falls from {off.start:.3g} to {off.end:.3g} only in {steps} steps"
+        )
         return
     yield Judged("DRP201")
     share = kept / fall

@@ -55,7 +55,11 @@ def table(case: Case, findings: Sequence[Finding], seen: dict[str, float]) -> Ta
         gauge = case.gauge(site)
         slope = gauge.slope if gauge is not None and not unclear(gauge) else math.nan
         bias = bias_of(gauge) if gauge is not None else None
-        mine = [f for f in findings if any(f.where.module == s.seen.where.module and f.where.line == s.seen.where.line for s in sites)]
+        mine = [
+            f
+            for f in findings
+            if any(f.where.module == s.seen.where.module and f.where.line == s.seen.where.line for s in sites)
+        ]
         worst = max((f.severity for f in mine), default=None)
         ratios = [seen[s.label] for s in sites if s.label in seen]
         rows.append([
@@ -176,7 +180,9 @@ def answer(case: Case, findings: Sequence[Finding], ratios: dict[str, float]) ->
         worst_bias = max(biases, key=lambda b: abs(b.shift) if not math.isnan(b.shift) else 0.0)
         if not math.isnan(worst_bias.ratio):
             parts.append(f"behind the next {worst_bias.activation} the mean becomes {worst_bias.ratio:.2f}x at most")
-    meant = [site for site in case.acting if on_purpose(site) and any(s.key == site.seen.key for s in case.verdict.acting)]
+    meant = [
+        site for site in case.acting if on_purpose(site) and any(s.key == site.seen.key for s in case.verdict.acting)
+    ]
     if meant:
         parts.append(f"{len(meant)} stay{'s' if len(meant) == 1 else ''} on in eval by name, on purpose")
     return Answer("; ".join(part for part in parts if part) + ".")

@@ -94,10 +94,10 @@ def _on_output(case: Case, site: Site, others: str) -> Iterator[Observation]:
             fix="take the dropout off the output; put it in front of the last linear layer",
         )  # fmt: skip
         return
-    kind = "logits" if task == CLASSES else "output"
+    kind = "logits become" if task == CLASSES else "values become"
     yield found(
         "DRP003",
-        f"dropout with p = {site.p:.3g} {into}{others}: {kind} become 0 at random",
+        f"dropout with p = {site.p:.3g} {into}{others}: {kind} 0 at random",
         where=place(case, site),
         evidence=Evidence(value=site.p, unit="share of outputs dropped", threshold=0.0),
         means="a dropped logit is 0, not minus infinity: the class keeps a chance and the loss gets noisy"
@@ -175,7 +175,7 @@ def _feature_maps(case: Case, site: Site, others: str) -> Iterator[Observation]:
 
 
 def _stacked(case: Case, site: Site, others: str) -> Iterator[Observation]:
-    after = [seen for seen in site.stacked if seen.dial.p > 0]
+    after = [seen for seen in site.stacked if not is_path(seen)]
     if not after or is_path(site):
         return
     keep = (1 - site.p) * math.prod(1 - seen.dial.p for seen in after)
