@@ -41,7 +41,10 @@ def candidates(model: nn.Module, rows: int, batch: int, length: int, *, seed: in
         if item.default is inspect.Parameter.empty
         and item.kind in {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     ] or (["ids"] if not parameters or inspect.Parameter.VAR_POSITIONAL in kinds or names else [])
-    for shape in ((batch, length), (batch,), (length, batch), (batch * length,)):
+    shapes = ((batch, length), (batch,), (length, batch), (batch * length,))
+    if any("offset" in name.lower() for name in required):
+        shapes = shapes[-1:]
+    for shape in shapes:
         yield tuple(draw.by_name(name, shape) for name in required)
     optional = [item.name for item in parameters if item.default is not inspect.Parameter.empty]
     if any("offset" in name for name in optional):

@@ -1,10 +1,11 @@
-"""What does one training step of a table cost, alone? Forward, backward and optimizer of a table that is small enough to try."""
+"""What does one training step of a table cost, alone? Forward, backward and optimizer of one small enough to try."""
 
 from __future__ import annotations
 
 import gc
+import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import nn
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-MakeOptimizer = "Callable[[list[nn.Parameter]], torch.optim.Optimizer]"
-TRY_BYTES = 96 * 2**20  # the largest table that is tried only to extrapolate
+TRY_BYTES = 64 * 2**20  # the largest table that is tried only to extrapolate
 HOLD_BYTES = 2**30  # everything a trial may hold at once
+FRESH_BYTES = 33 * 2**20  # from here on glibc maps fresh pages for every temporary
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +79,34 @@ def time_table(trial: Trial, rows: int, *, repeats: int = 5, seconds: float = 1.
         trial: The table.
         rows: V of this trial.
         repeats: Repetitions of the step.
-        seconds: Time to spend, about.
+        seconds: Time to spend, about; one repetition is made at least.
 
     Returns:
         The parts and their sum, as medians over the repetitions.
     """
-    with threads(1):
+    _settle_allocator()
+    with threads(1), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
+        begun = time.perf_counter()
         step = _Step(trial, rows)
         step()  # creates the optimizer's state
-        step()
+        if time.perf_counter() - begun < seconds / 3:
+            step()
         step.parts.clear()
-        total = time_call(step, device=trial.device, repeats=repeats, warmup=0, seconds=seconds)
+        left = max(seconds - (time.perf_counter() - begun), 0.0)
+        total = time_call(step, device=trial.device, repeats=repeats, warmup=0, seconds=left)
         parts = [_spread([row[i] for row in step.parts]) for i in range(3)]
+    del step
     gc.collect()
     return StepTiming(rows, parts[0], parts[1], parts[2], total)
+
+
+def _settle_allocator() -> None:
+    """Free one large block, as any training does in its first step.
+
+    glibc raises the size from which it maps fresh pages to that of the largest mapped block freed so far, at most
+    32 MiB: before, temporaries of some megabytes would cost page faults that no later step pays.
+    """
+    torch.empty(31 * 2**20, dtype=torch.uint8).fill_(1)
 
 
 class _Step:
@@ -99,12 +114,14 @@ class _Step:
 
     def __init__(self, trial: Trial, rows: int) -> None:
         self._trial = trial
-        kind = nn.EmbeddingBag if trial.bag else nn.Embedding
         weight = torch.full((rows, trial.dim), 0.01, dtype=trial.dtype, device=trial.device)
-        more = {"mode": "mean"} if trial.bag else {}
-        self._table = kind(rows, trial.dim, sparse=trial.sparse, _weight=weight, **more)
+        self._table: nn.Embedding | nn.EmbeddingBag
+        if trial.bag:
+            self._table = nn.EmbeddingBag(rows, trial.dim, sparse=trial.sparse, mode="mean", _weight=weight)
+        else:
+            self._table = nn.Embedding(rows, trial.dim, sparse=trial.sparse, _weight=weight)
         self._batches = [ids.to(trial.device) for ids in trial.ids(rows)]
-        self._optimizer = trial.make([self._table.weight])
+        self._optimizer = trial.make([cast("nn.Parameter", self._table.weight)])
         self._turn = 0
         self._upstream: Tensor | None = None
         self.parts: list[tuple[float, float, float]] = []
@@ -114,15 +131,17 @@ class _Step:
         self._turn += 1
         shaped = ids.view(-1, self._trial.bag) if self._trial.bag else ids
         out: list[Tensor] = []
-        device = self._trial.device
-        once = {"device": device, "repeats": 1, "warmup": 0}
-        forward = time_call(lambda: out.append(self._table(shaped)), **once).median  # type: ignore[arg-type]
+        forward = self._once(lambda: out.append(self._table(shaped)))
         if self._upstream is None:
             self._upstream = torch.full_like(out[0], 1e-3)
-        backward = time_call(lambda: out[0].backward(self._upstream), **once).median  # type: ignore[arg-type]
+        upstream = self._upstream
+        backward = self._once(lambda: torch.autograd.backward(out[0], upstream))
         out.clear()
-        update = time_call(self._update, **once).median  # type: ignore[arg-type]
+        update = self._once(self._update)
         self.parts.append((forward, backward, update))
+
+    def _once(self, call: Callable[[], object]) -> float:
+        return time_call(call, device=self._trial.device, repeats=1, warmup=0).median
 
     def _update(self) -> None:
         if self._trial.clip is not None:
@@ -165,10 +184,13 @@ def sizes_to_try(rows: int, row_bytes: int, copies: float) -> tuple[int, ...]:
         Increasing numbers of rows, all below V; fewer than three where V is tiny.
     """
     top = min(0.85 * rows, TRY_BYTES / row_bytes, HOLD_BYTES / copies / row_bytes)
-    return tuple(sorted({max(int(top * share), 1) for share in (0.45, 0.7, 1.0)}))
+    low = 0.5 * top
+    if rows * row_bytes > FRESH_BYTES:  # stay on the same side of the allocator's step where there is room
+        low = min(max(low, FRESH_BYTES / row_bytes), 0.9 * top)
+    return tuple(sorted({max(int(low + share * (top - low)), 1) for share in (0.0, 0.5, 1.0)}))
 
 
-def forecast(
+def forecast(  # noqa: PLR0913 - budgets, by name
     trial: Trial, rows: int, *, copies: float = 6, seconds: float = 4.0, repeats: int = 5, full: bool = False
 ) -> Forecast:
     """Predict the step of a table of V rows from smaller ones, and measure it where that is cheap.
@@ -186,12 +208,18 @@ def forecast(
     """
     row_bytes = trial.dim * trial.dtype.itemsize
     sizes = sizes_to_try(rows, row_bytes, copies)
-    tried = tuple(time_table(trial, size, repeats=repeats, seconds=seconds / len(sizes)) for size in sizes)
+    begun = time.perf_counter()
+    tried: list[StepTiming] = []
+    for size in sizes:
+        tried.append(time_table(trial, size, repeats=repeats, seconds=seconds / (len(sizes) + full)))
+        if len(tried) > 1 and time.perf_counter() - begun > seconds:
+            break
     noise = max(item.total.deviation / item.total.repeats**0.5 for item in tried)
     line = fit_line([item.rows for item in tried], [item.total.median for item in tried], noise=noise)
-    fits = full and rows * row_bytes * copies <= HOLD_BYTES
-    measured = time_table(trial, rows, repeats=repeats, seconds=seconds) if fits else None
-    return Forecast(rows, line.at(rows), line.interval(rows), line, tried, measured)
+    left = seconds - (time.perf_counter() - begun)
+    fits = full and rows * row_bytes * copies <= HOLD_BYTES and 4 * line.at(rows) < max(left, 0.3 * seconds)
+    measured = time_table(trial, rows, repeats=repeats, seconds=max(left, 0.1)) if fits else None
+    return Forecast(rows, line.at(rows), line.interval(rows), line, tuple(tried), measured)
 
 
 def split(parts: Sequence[StepTiming], rows: int, part: str) -> float:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from nndiag.lab.embedding import is_bare
 from nndiag.lab.borrow import seeded
+from nndiag.lab.embedding import is_bare
 from nndiag.lab.forward import as_tensors, call, mapped, tensors_in
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class LookupWatch(TorchFunctionMode):
         self._tables: dict[int, tuple[Tensor, str]] = {}
         self.uses: dict[str, Use] = {}
         self.one_hot: list[OneHot] = []
+        self.flops = 0  # of the forward pass
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function, having looked at it."""
@@ -248,12 +249,9 @@ def folded(inputs: Any, watch: LookupWatch, rows: dict[str, int]) -> Any:
 
     def fold(tensor: Tensor) -> Tensor:
         limit = bound.get(id(tensor))
-        if limit is None and not tensor.is_floating_point() and tensor.dtype != torch.bool and watch.uses:
-            limit = (
-                min(rows.get(use.name, use.rows) for use in watch.uses.values() if tensor.numel() == use.lookups)
-                if any(tensor.numel() == use.lookups for use in watch.uses.values())
-                else None
-            )
+        if limit is None and not tensor.is_floating_point() and tensor.dtype != torch.bool:
+            alike = [rows.get(use.name, use.rows) for use in watch.uses.values() if tensor.numel() == use.lookups]
+            limit = min(alike, default=None)
         return tensor if limit is None else tensor.remainder(limit)
 
     return mapped(inputs, fold)

@@ -130,7 +130,7 @@ def fit_zipf(counts: ArrayLike, *, rows: int | None = None) -> ZipfFit:
     elif moments(high)[0] >= observed:
         exponent = high
     else:
-        from scipy.optimize import brentq  # noqa: PLC0415 - slow to import, and seldom wanted
+        from scipy.optimize import brentq
 
         exponent = float(brentq(lambda s: moments(s)[0] - observed, low, high, xtol=1e-10))
     variance = moments(exponent)[1]

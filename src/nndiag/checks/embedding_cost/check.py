@@ -15,7 +15,7 @@ from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec, ledger
 from nndiag.checks.embedding_cost.words import parse_bytes
 from nndiag.core.errors import UsageError
 from nndiag.core.findings import Fact, Judged, Skip
-from nndiag.science import roofline, tables_layers
+from nndiag.science import roofline
 from nndiag.science.zipf import kept_by_minimum
 from nndiag.science.zipf_stream import RowCounts, count_rows
 
@@ -79,7 +79,7 @@ class EmbeddingCost:
         if subject.model is None:
             view, specs = None, [self._spec_from_numbers(subject)]
         else:
-            from nndiag.checks.embedding_cost.model import read_model  # noqa: PLC0415 - it needs torch
+            from nndiag.checks.embedding_cost.model import read_model
 
             size = subject.training.batch_size or BATCH
             view = read_model(subject, batch_size=size, length=self.seq_len or LENGTH)
@@ -110,7 +110,9 @@ class EmbeddingCost:
     def _validate(self, subject: Subject) -> None:
         for word, value in (("--vocab", self.vocab), ("--dim", self.dim), ("--seq-len", self.seq_len)):
             if value is not None and value < 1:
-                raise UsageError(f"{word} is {value}, and a table has at least 1", hint=f"give {word} a positive number")
+                raise UsageError(
+                    f"{word} is {value}, and a table has at least 1", hint=f"give {word} a positive number"
+                )
         if self.gpus < 1:
             raise UsageError(f"--gpus is {self.gpus}", hint="count the devices that train in parallel: 1 or more")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
@@ -173,7 +175,7 @@ class EmbeddingCost:
         for spec in specs:
             if spec.name in counts:
                 judged = True
-                yield from judge.judge(spec, counts[spec.name], words=bool(tokens) and tokens.kind == "words")
+                yield from judge.judge(spec, counts[spec.name], words=tokens is not None and tokens.kind == "words")
         if not judged:
             for code in ("EMB003", "EMB004", "EMB005", "EMB011"):
                 yield Skip(code, "needs ids: --tokens FILE, or DATA with a model")
@@ -187,7 +189,7 @@ class EmbeddingCost:
             yield Judged("EMB008")
             yield Skip("EMB010", "needs a model")
         else:
-            from nndiag.checks.embedding_cost.structure import structure  # noqa: PLC0415 - it needs torch
+            from nndiag.checks.embedding_cost.structure import structure
 
             yield from structure(subject, view, clip=self.clip_grad_norm)
         total = view.inventory.trainable_bytes if view else None
@@ -240,21 +242,17 @@ class EmbeddingCost:
         made = [] if costliest.sparse else cures(costliest, self.around, machine, kept_rows=kept)
         yield from overview.answer_static(specs, self.around, costliest, made, machine, rest[costliest.name])
 
-    def _rest(
-        self, spec: TableSpec, specs: list[TableSpec], view: ModelView | None, machine: roofline.Machine
-    ) -> Rest:
+    def _rest(self, spec: TableSpec, specs: list[TableSpec], view: ModelView | None, machine: roofline.Machine) -> Rest:
         """Estimate what stands beside one table in a step."""
         if view is None:
             return rules.reference_rest(spec, machine)
-        flops = tables_layers.dense_step_flops(view.inventory.matrix, spec.lookups)
+        flops = view.flops(spec.lookups)
         own = sum(item.bytes for item in specs if item.trainable)
         cost = spec.optimizer.cost
         beside = max(view.inventory.trainable_bytes - own, 0)
-        moved = roofline.seconds(
-            machine, moved=(cost.passes - cost.fresh) * beside, fresh=(1 + cost.fresh) * beside
-        )
+        moved = roofline.seconds(machine, moved=(cost.passes - cost.fresh) * beside, fresh=(1 + cost.fresh) * beside)
         others = sum(ledger(item, self.around).seconds(machine) for item in specs if item is not spec)
-        how = "matrix products per token and optimizer of this model, estimated"
+        how = "products and optimizer of the rest of this model, counted"
         return Rest(flops / machine.flops + moved + others, how, known=True)
 
 
@@ -278,10 +276,10 @@ def _source(subject: Subject) -> str:
 def _device_memory(device: str) -> float | None:
     """Memory of an accelerator, or of this machine."""
     if not device.startswith("cpu"):
-        from nndiag.lab.clock import accelerator_memory  # noqa: PLC0415 - it needs torch
+        from nndiag.lab.clock import accelerator_memory
 
         return accelerator_memory(device)
-    import os  # noqa: PLC0415 - one use
+    import os
 
     try:
         return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))

@@ -14,7 +14,6 @@ from nndiag.checks.embedding_cost.words import duration, percent, size
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Step
 from nndiag.core.rules import found
-from nndiag.science import tables_layers
 
 if TYPE_CHECKING:
     from nndiag.checks.embedding_cost.check import EmbeddingCost
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Subject
     from nndiag.science.roofline import Machine
 
-SLOWEST_STEP = 12.0  # seconds: a step that would take longer is judged by arithmetic
+SLOWEST_STEP = 4.0  # seconds: a step that would take longer is judged by arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +71,16 @@ def clocked(
     yield Step("measuring this machine", 0.1)
     machine = measure_machine(subject.run.device)
     yield from _machine(machine)
-    makers = timing.makers_from_name(costliest) if view is None else timing.makers_from_model(view, trained_index(view, costliest))
+    makers = (
+        timing.makers_from_name(costliest)
+        if view is None
+        else timing.makers_from_model(view, trained_index(view, costliest))
+    )
     yield Step("timing the table", 0.2)
     try:
         table = timing.time_tables(
             costliest, check.around, machine, makers, kept_rows=kept, device=subject.run.device,
-            seconds=min(6.0, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
+            seconds=min(4.0, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
         )  # fmt: skip
         whole: WholeStep | None = None
         if view is not None:
@@ -86,9 +89,7 @@ def clocked(
             for spec in trained:
                 if spec is not costliest:
                     seconds[spec.name] = ledger(spec, check.around).seconds(machine)
-            whole = timing.time_whole(
-                subject, view, seconds, clip=check.clip_grad_norm, seconds=min(5.0, 0.3 * budget)
-            )
+            whole = timing.time_whole(subject, view, seconds, clip=check.clip_grad_norm, seconds=min(3.0, 0.2 * budget))
     except NndiagError as error:
         return f"no step could be timed: {error.message}"
     made = table.cures
@@ -122,7 +123,7 @@ def _too_much(subject: Subject, view: ModelView | None) -> str:
     if held > 2 * HOLD:
         return f"beside its tables the model would hold {size(held)} while training, more than is tried here"
     tokens = max((spec.lookups for spec in view.specs), default=0)
-    seconds = tables_layers.dense_step_flops(view.inventory.matrix, tokens) / 50e9
+    seconds = view.flops(tokens) / 40e9
     if subject.run.device.startswith("cpu") and seconds > SLOWEST_STEP:
         return f"one step would take about {duration(seconds)} on one core of this machine"
     return ""

@@ -77,7 +77,12 @@ def _same(spec: TableSpec, around: Circumstances) -> Iterator[Cure]:
         if options.implementation == tables.FOR_LOOP and options.name in LABELS:
             each = replace(options, implementation=tables.FOREACH)
             yield Cure(
-                "foreach", "foreach=True", True, "same mathematics, fewer temporaries", with_optimizer(spec, each), around
+                "foreach",
+                "foreach=True",
+                True,
+                "same mathematics, fewer temporaries",
+                with_optimizer(spec, each),
+                around,
             )
     if around.gpus > 1 and not around.bucket_view:
         yield Cure(

@@ -9,7 +9,7 @@ from nndiag.checks.embedding_cost.numbers import expected_rows, optimizer_from_n
 from nndiag.checks.embedding_cost.spec import LABELS, Optimizer, TableSpec
 from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.core.findings import Where
-from nndiag.science import tables
+from nndiag.science import tables, tables_layers
 from nndiag.science.zipf_stream import RowCounter
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ class ModelView:
     counts: dict[str, RowCounts] = field(default_factory=dict)  # by table, from real data
     names: dict[int, str] = field(default_factory=dict)  # parameters by identity
     trouble: str = ""  # why no forward could be watched
+
+    def flops(self, lookups: int) -> float:
+        """Operations of one step: three times the forward pass as counted, or six per weight and lookup."""
+        counted = 3.0 * self.watch.flops if self.watch else 0.0
+        return counted or tables_layers.dense_step_flops(self.inventory.matrix, lookups)
 
 
 def read_model(subject: Subject, *, batch_size: int, length: int) -> ModelView:

@@ -126,5 +126,5 @@ def spec_from_numbers(  # noqa: PLR0913 - a table has these numbers
         dtype=word,
         sparse=sparse and not tied,
         tied=("the output layer",) if tied else (),
-        where=Where(module="--vocab"),
+        where=Where(module="table"),
     )

@@ -25,7 +25,9 @@ def without_cost(specs: Sequence[TableSpec], around: Circumstances) -> Iterator[
     """Nothing is trained, or there is no table at all."""
     if specs:
         total = sum(spec.bytes for spec in specs)
-        yield Answer(f"the {len(specs)} tables hold {size(total)} and are not trained: a step only reads the rows in use")
+        yield Answer(
+            f"the {len(specs)} tables hold {size(total)} and are not trained: a step only reads the rows in use"
+        )
         yield _ledgers(specs, around)
     else:
         yield Answer("there is no embedding table; one-hot vectors are multiplied instead")
@@ -98,7 +100,9 @@ def _best(cures: list[Cure]) -> str:
         if cure is None or cure.seconds > 0.95 * now.seconds:
             continue
         if key == "fused":
-            parts.append(f"{cure.name} saves {percent(1 - cure.seconds / now.seconds)} of that with the same mathematics")
+            parts.append(
+                f"{cure.name} saves {percent(1 - cure.seconds / now.seconds)} of that with the same mathematics"
+            )
         else:
             change = "" if cure.keeps else ", with other semantics"
             parts.append(f"{cure.name} is {times(now.seconds / max(cure.seconds, 1e-9))} faster{change}")

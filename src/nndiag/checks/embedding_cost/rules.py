@@ -262,6 +262,7 @@ def all_reduce(spec: TableSpec, gpus: int, share: float | None, limits: Limits) 
     rows = tables.sparse_all_gather_bytes(spec.unique, spec.dim, gpus, spec.itemsize)
     if dense < 100e6 or dense < 4 * rows or (share is not None and share < 0.5):
         return
+    level = Severity.NOTE if share is not None and share < 0.8 else None  # the rest of the model is sent as well
     yield found(
         "EMB012",
         f"each of {gpus} devices sends {size(dense)} per step for {spec.title}; the rows in use are {size(rows)}",
@@ -276,6 +277,7 @@ def all_reduce(spec: TableSpec, gpus: int, share: float | None, limits: Limits) 
         means="the network carries zeros; nothing hides it, because the table's gradient is complete last",
         fix="shard the table over the devices (TorchRec), gather sparse gradients over gloo (NCCL has no sparse all-reduce), "
         "or shrink the table; gradient_as_bucket_view=True saves the copies",
+        severity=level,
     )
 
 
@@ -315,7 +317,6 @@ def one_hot(name: str, classes: int, outputs: int, lookups: int, machine: Machin
     seconds = flops / machine.flops
     if classes < 256 or seconds < 1e-3:
         return
-    from nndiag.core.findings import Where
 
     gathered = lookups * outputs * 4.0
     yield found(

@@ -42,7 +42,7 @@ def duration(seconds: float) -> str:
         return f"{seconds:.3g} s"
     if seconds >= 1e-3:
         return f"{seconds * 1e3:.3g} ms"
-    return f"{seconds * 1e6:.2g} us"
+    return f"{seconds * 1e6:.3g} us"
 
 
 def percent(share: float) -> str:
