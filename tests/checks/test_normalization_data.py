@@ -61,6 +61,16 @@ def test_healthy_inputs_raise_neither_error_nor_warning(name):
     assert report.answers
 
 
+def _twice():
+    mean, sd = (np.array(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    return (imagenet(photos(0)).astype(np.float64) - mean) / sd
+
+
+def _overflow():
+    with np.errstate(over="ignore"):
+        return (1e5 * Z).astype(np.float16)
+
+
 SICK = {
     "bytes": (lambda: photos(0).astype(np.uint8), "NRM001", "0-255"),
     "flat bytes": (lambda: photos(0).astype(np.uint8).reshape(200, -1), "NRM001", "0-255"),
@@ -72,19 +82,9 @@ SICK = {
     "one column / 1e4": (lambda: column_times(1e-4), "NRM003", "feature 7"),
     "wine raw": (lambda: datasets.load_wine().data, "NRM003", "feature 12"),
     "breast cancer raw": (lambda: datasets.load_breast_cancer().data, "NRM003", "scales"),
-    "ImageNet twice": (lambda: _twice(), "NRM008", "twice"),
-    "overflow": (lambda: _overflow(), "NRM013", "float16"),
+    "ImageNet twice": (_twice, "NRM008", "twice"),
+    "overflow": (_overflow, "NRM013", "float16"),
 }
-
-
-def _twice():
-    mean, sd = (np.array(v).reshape(3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    return (imagenet(photos(0)).astype(np.float64) - mean) / sd
-
-
-def _overflow():
-    with np.errstate(over="ignore"):
-        return (1e5 * Z).astype(np.float16)
 
 
 @pytest.mark.parametrize("name", SICK)

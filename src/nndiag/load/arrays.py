@@ -53,7 +53,7 @@ def pick(arrays: dict[str, Chunked], key: str | None, place: str, prefer: tuple[
 
 def _open_npy(opened: Opened) -> dict[str, Chunked]:
     def again() -> BinaryIO:
-        return cast("BinaryIO", Path(opened.path).open("rb", buffering=0))  # noqa: SIM115 - blocks() closes it
+        return cast("BinaryIO", Path(opened.path).open("rb", buffering=0))
 
     with Path(opened.path).open("rb") as file:
         return {"": _npy(file, opened.size, opened.path, again, seekable=True)}
