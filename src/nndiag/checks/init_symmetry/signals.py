@@ -226,7 +226,7 @@ def _dead(scene: Scene, seen: Signals) -> Iterator[Observation]:
         return
     limit = scene.check.max_dead_share
     for position, site in enumerate(enough):
-        if not site.dead or site.read_share < scene.check.min_input_share:
+        if not site.dead or site.share < scene.check.min_input_share:
             continue  # what no longer depends on the input is on or off for all of them: SYM103
         pruned = _zero_rows(scene, seen, site)
         dead = site.dead - pruned
