@@ -14,6 +14,7 @@ from nndiag.core.findings import Answer, Evidence, Judged, Measurement, Series, 
 from nndiag.core.rules import found
 from nndiag.science.entropy import ulp
 from nndiag.science.entropy_curve import Tail, coarse_dtype, tail_of
+from nndiag.science.entropy_structure import DOUBLE_SOFTMAX, SIGMOID
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -25,7 +26,9 @@ if TYPE_CHECKING:
 
 FEWEST_POINTS = 10  # for saying that a curve has come to rest
 SHOWN_POINTS = 400
-ABOVE_STRUCTURE = 0.02  # of the way from a structural floor to ln C: not every sample is right
+ABOVE_STRUCTURE = 0.02  # of the way from the double-softmax floor to ln C: not every sample is right
+ABOVE_RARER = 0.007  # likewise for the other bounds, which are rarer and whose levels are ordinary losses
+SHARP = 0.01  # a tail less sure than this share of the way names nothing
 
 
 @dataclass(frozen=True)
@@ -250,8 +253,8 @@ def _structural(at: Standing, levels: Levels, structures: Mapping[str, Bound]) -
         room = levels.uniform - bound.level
         noise = 3.0 * math.hypot(tail.se, bound.se)
         low = max(noise, at.rounding, 0.003 * room)
-        high = max(ABOVE_STRUCTURE * room, min(noise, 0.04 * room))
-        if room <= 0.0 or bound.level - levels.floor <= 0.05 * levels.span or not tail.flat(0.01 * room):
+        high = (ABOVE_STRUCTURE if kind in (DOUBLE_SOFTMAX, SIGMOID) else ABOVE_RARER) * room
+        if noise > SHARP * room or bound.level - levels.floor <= 0.05 * levels.span or not tail.flat(0.01 * room):
             continue
         if -low <= tail.mean - bound.level <= high:
             near.append((abs(tail.mean - bound.level), "ENT006", kind))
