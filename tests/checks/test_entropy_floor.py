@@ -40,7 +40,7 @@ def curve(values, rounding=5e-7, unit=""):
     return Curve("run.csv:train_loss", np.arange(len(values), dtype=float), values, rounding, unit)
 
 
-def decay(start, end, scale=40.0, noise=0.005, points=300, seed=1):
+def decay(start, end, scale=40.0, noise=0.005, points=300, seed=1):  # noqa: PLR0917 - a shape has these parts
     x = np.arange(points)
     return end + (start - end) * np.exp(-x / scale) + np.random.RandomState(seed).randn(points) * noise
 
