@@ -110,11 +110,11 @@ def test_statistics_of_both_splits_together_are_found():
 def test_a_correct_pipeline_is_quiet_in_at_least_99_of_100_draws():
     rng = np.random.default_rng(0)
     alarms = 0
-    for _ in range(200):
+    for _ in range(100):
         train, test = rng.normal(3, 2, (300, 64)), rng.normal(3, 2, (100, 64))
         mean, sd = train.mean(0), train.std(0)
         alarms += "NRM009" in codes(look((train - mean) / sd, serve=(test - mean) / sd))
-    assert alarms <= 2
+    assert alarms <= 1
 
 
 def test_a_quarter_sigma_is_drift_and_nothing_else():
@@ -132,7 +132,7 @@ def test_no_drift_alarms_in_at_most_one_of_a_hundred_draws():
     alarms = sum(
         "NRM010" in codes(look(rng.normal(size=(200, 3)), serve=rng.normal(size=(200, 3)))) for _ in range(250)
     )
-    assert alarms <= 3
+    assert alarms <= 2
 
 
 def test_a_mean_image_against_a_mean_pixel():

@@ -51,7 +51,7 @@ def test_gradient_descent_converges_just_below_the_ceiling_and_diverges_just_abo
         lr = factor * c.step_ceiling(curvature, momentum)
         w = 1e-6 * torch.randn(7, outputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         start, v = w.norm(), torch.zeros_like(w)
-        for _ in range(3000):
+        for _ in range(2000):
             w = w.detach().requires_grad_()
             (grad,) = torch.autograd.grad(objective(w), w)
             v = momentum * v + grad

@@ -5,6 +5,7 @@ import pytest
 
 from nndiag.science import preprocessing as p
 from nndiag.science import preprocessing_match as match
+from nndiag.science import preprocessing_rows as rows
 from nndiag.science.preprocessing_names import summarise
 
 MEAN, SD = (np.array(v).reshape(3, 1) for v in p.IMAGENET)
@@ -153,11 +154,11 @@ def test_undoing_a_change_gives_training_values_back():
 def test_per_sample_statistics_and_mean_images_are_seen():
     x = photos(6) / 255
     own = (x - x.mean((1, 2), keepdims=True)) / x.std((1, 2), keepdims=True)
-    assert match.per_sample(own)
-    assert not match.per_sample(imagenet(photos(6)))
+    assert rows.per_sample(own)
+    assert not rows.per_sample(imagenet(photos(6)))
     ramp = x + np.linspace(0, 0.5, 256)
-    assert match.position_structure(ramp - ramp.mean((0, 2), keepdims=True)) > 20
-    assert match.position_structure(ramp - ramp.mean(0)) < 1e-9
+    assert rows.position_structure(ramp - ramp.mean((0, 2), keepdims=True)) > 20
+    assert rows.position_structure(ramp - ramp.mean(0)) < 1e-9
 
 
 def test_errors_of_the_mean_count_images_not_pixels():

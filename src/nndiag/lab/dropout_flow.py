@@ -97,9 +97,7 @@ def natural(
     return flow
 
 
-def _collector(
-    variances: list[Tensor], values: dict[Key, Tensor], key: Key
-) -> Callable[[Tensor, Any, Any], None]:
+def _collector(variances: list[Tensor], values: dict[Key, Tensor], key: Key) -> Callable[[Tensor, Any, Any], None]:
     def look(tensor: Tensor, _args: Any, _kwargs: Any) -> None:
         variances.append(channel_variance(tensor))
         values[key] = sampled(tensor.detach().double())

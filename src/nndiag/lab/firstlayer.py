@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
 from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import as_tensors, main_input, main_output, mapped, tensors_in
 from nndiag.lab.objective import loss_of
-from nndiag.lab.roles import AFFINE, EMBEDDING, MATMUL, NORMALISER, SHAPE, WEIGHTED
+from nndiag.lab.roles import EMBEDDING, MATMUL, NORMALISER, SHAPE, WEIGHTED
 from nndiag.lab.sites import trace
 
 if TYPE_CHECKING:
@@ -233,59 +232,3 @@ def fan_in(model: nn.Module, first: FirstLayer) -> int:
     if first.kind == MATMUL:
         return int(first.values.shape[-1])
     return int(weight[0].numel())
-
-
-def saturated(model: nn.Module, batch: Batch) -> dict[str, float]:
-    """Return, per activation module, the share of units that are flat: outputs at a bound, or zero for every row."""
-    shares: dict[str, float] = {}
-    handles: list[Any] = []
-
-    def watch(name: str, kind: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            y = output.detach().double() if isinstance(output, Tensor) else None
-            if y is None or y.numel() == 0:
-                return
-            if kind == "relu":
-                flat = y.reshape(y.shape[0], -1) if y.dim() > 1 else y.reshape(1, -1)
-                shares.setdefault(name, float((flat <= 0).all(dim=0).double().mean()))
-            else:
-                low = 0.0 if kind == "sigmoid" else -1.0
-                shares.setdefault(name, float(((y - low < 0.01) | (1 - y < 0.01)).double().mean()))
-
-        return hook
-
-    kinds = ((nn.Sigmoid, "sigmoid"), (nn.Tanh, "tanh"), (nn.ReLU, "relu"))
-    for name, module in model.named_modules():
-        for kind, word in kinds:
-            if isinstance(module, kind):
-                handles.append(module.register_forward_hook(watch(name, word)))
-    try:
-        with torch.no_grad():
-            main_output(_quiet(model, batch))
-    except NndiagError:
-        return {}
-    finally:
-        for handle in handles:
-            handle.remove()
-    return shares
-
-
-def _quiet(model: nn.Module, batch: Batch) -> Any:
-    from nndiag.lab.forward import call
-
-    return call(model, batch.inputs)
-
-
-__all__ = [
-    "AFFINE",
-    "FirstLayer",
-    "Standardiser",
-    "Start",
-    "fan_in",
-    "first_layer",
-    "reach",
-    "saturated",
-    "sharpness",
-    "start",
-    "with_input",
-]

@@ -87,7 +87,9 @@ def gradient_of(model: nn.Module, batch: Batch, objective: Objective, *, seed: i
     with seeded(seed), torch.enable_grad():
         loss, _ = loss_of(model, batch, objective)
         if not loss.requires_grad:
-            raise NndiagError("the loss does not depend on any parameter", hint="is the output detached, or a constant?")
+            raise NndiagError(
+                "the loss does not depend on any parameter", hint="is the output detached, or a constant?"
+            )
         if not bool(torch.isfinite(loss)):
             raise NndiagError(f"the loss is {float(loss.detach())}", hint="its gradient says nothing: check the data")
         loss.backward()  # type: ignore[no-untyped-call]
@@ -215,8 +217,10 @@ def batch_statistics(model: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and any(item.requires_grad for item in module.parameters() or [])
-        or isinstance(module, _BatchNorm) and not list(module.parameters())
+        if isinstance(module, _BatchNorm)
+        and any(item.requires_grad for item in module.parameters() or [])
+        or isinstance(module, _BatchNorm)
+        and not list(module.parameters())
     ]
 
 

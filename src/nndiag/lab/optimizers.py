@@ -10,6 +10,7 @@ from torch import nn
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
 from nndiag.lab.blame import users_fault
+from nndiag.lab.uncompiled import lightened, uncompiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -76,12 +77,13 @@ def make_optimizer(
     if rate is not None:
         options["lr"] = rate
     try:
-        optimizer: torch.optim.Optimizer = kind(params, **options)
+        with uncompiled():
+            optimizer: torch.optim.Optimizer = kind(params, **options)
     except (TypeError, ValueError, RuntimeError) as error:
         raise NndiagError(
             f"{kind.__name__} refused its arguments: {error}", hint="see its page in torch.optim"
         ) from error
-    return optimizer
+    return lightened(optimizer)
 
 
 def _options(kind: type, name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +112,8 @@ def _users(
     subject = model if wants_model and model is not None else params
     options = {"lr": rate} if rate is not None and "lr" in names else {}
     try:
-        optimizer = build(subject, **options)
+        with uncompiled():
+            optimizer = build(subject, **options)
     except Exception as error:
         raise users_fault(f"the optimizer function {name}", error) from error
     if isinstance(optimizer, tuple | list) and optimizer:  # (optimizer, scheduler), as Lightning scripts return
@@ -124,4 +127,4 @@ def _users(
         first = float(optimizer.param_groups[0]["lr"])
         for group in optimizer.param_groups:
             group["lr"] = group["lr"] * rate / first if first else rate
-    return optimizer
+    return lightened(optimizer)

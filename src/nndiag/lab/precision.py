@@ -125,7 +125,8 @@ def _optimizer(training: Training, model: nn.Module) -> torch.optim.Optimizer:
         return make_optimizer(training, model)
     return torch.optim.LBFGS(
         [item for item in model.parameters() if item.requires_grad],
-        lr=1.0, max_iter=1, max_eval=40, history_size=50, tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
+        lr=1.0, max_iter=1, max_eval=40, history_size=50,
+        tolerance_grad=0.0, tolerance_change=0.0, line_search_fn="strong_wolfe",
     )  # fmt: skip
 
 

@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-_EMBEDDING = re.compile(
-    r"(^|[._])(embed\w*|wte|wpe|word_embeddings|tok_embeddings|shared|lm_head|position\w*)($|[._])", re.I
-)
+_EMBEDDING = re.compile(r"(^|[._])(embed\w*|wte|word_embeddings|tok_embeddings|shared|lm_head)($|[._])", re.I)
+_TABLE = re.compile(
+    r"(^|[._])(wpe|\w*posit\w*)($|[._])", re.IGNORECASE
+)  # often computed: sines of nearly equal columns
 _WEIGHT = re.compile(
-    r"(^|\.)(weight|kernel|weight_orig|weight_v|weight_ih_l\d+(_reverse)?|in_proj_weight|[qkv]_proj_weight)$"
+    r"(^|\.)(weight|kernel|weight_orig|weight_v|weight_ih_l\d+(_reverse)?|in_proj_weight|[qkv]_proj_weight|parametrizations\.weight\.original1?)$"
 )
 _RECURRENT = re.compile(r"weight_ih_l\d+(_reverse)?$")
 _LOW_RANK = (("lora_A", "lora_B"), ("lora_down", "lora_up"), ("lora_a", "lora_b"))
@@ -76,9 +77,11 @@ def plan(shapes: Mapping[str, tuple[int, ...]]) -> list[Layer]:
     """
     layers = []
     for name, shape in shapes.items():
-        if len(shape) < 2 or min(shape) < 1 or not _WEIGHT.search(name):
+        if len(shape) < 2 or min(shape) < 1 or not _WEIGHT.search(name) or _TABLE.search(name):
             continue
         module, _, leaf = name.rpartition(".")
+        if module.endswith("parametrizations.weight"):
+            module, leaf = module.removesuffix("parametrizations.weight").removesuffix("."), "weight"
         gates = 1
         if _RECURRENT.search(name):
             hidden = shapes.get(name.replace("weight_ih", "weight_hh"), (0, 0))[-1]

@@ -100,7 +100,8 @@ def named(seen: Change, train: Summary, *, images: bool, channels: int) -> Chang
         return replace(seen, name=_swap_name(seen.order) if kind == "swap" else "the same values", kind=kind)
     if not straight:
         return replace(seen, name=_swap_name(seen.order), kind="swap")
-    candidates = [*_simple(channels), *(pairs(channels, train) if images and channels in (1, 3) else ())]
+    candidates: list[Change] = [*_simple(channels)]
+    candidates += pairs(channels, train) if images and channels in (1, 3) else ()
     for candidate in candidates:
         if agrees(candidate):
             return replace(candidate, name=in_context(candidate.name, train), exact=True)
@@ -294,31 +295,3 @@ def undo(serve: Array, change: Change) -> Array:
     shape = (1, -1) + (1,) * (serve.ndim - 2)
     back = (np.asarray(serve, dtype=np.float64) - change.offset.reshape(shape)) / change.slope.reshape(shape)
     return np.asarray(back[:, np.argsort(change.order)])
-
-
-def per_sample(rows: Array) -> bool:
-    """Whether every row has mean 0 and sd 1 on its own, over everything or within each channel."""
-    x = np.asarray(rows, dtype=np.float64)
-    if x[0].size < 4 or len(x) < 3:
-        return False
-    for axes in ((1, 2), (2,)):
-        if x.shape[2] == 1 and axes == (2,):
-            continue
-        mean, sd = x.mean(axis=axes), x.std(axis=axes)
-        if (np.abs(mean) < 2e-3).mean() > WHOLE_ROWS and (np.abs(sd - 1) < 2e-2).mean() > WHOLE_ROWS:
-            return True
-    return False
-
-
-WHOLE_ROWS = 0.99
-
-
-def position_structure(rows: Array) -> float:
-    """Return the variance of the mean image over positions in units of what sampling alone would leave (1).
-
-    A subtracted mean image leaves 0 to 1, a subtracted mean pixel leaves the mean image's own structure.
-    """
-    x = np.asarray(rows, dtype=np.float64)
-    means = x.mean(axis=0)  # (channels, inner)
-    noise = x.var(axis=0).mean() / len(x)
-    return float(means.var(axis=1).mean() / noise) if noise > 0 else 0.0

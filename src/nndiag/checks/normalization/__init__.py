@@ -9,7 +9,7 @@ from nndiag.checks.normalization.alone import examine_scale, examine_values
 from nndiag.checks.normalization.bench import prepare, seen_by_first
 from nndiag.checks.normalization.experiment import examine_training
 from nndiag.checks.normalization.fed import examine_fed
-from nndiag.checks.normalization.precision import examine_precision
+from nndiag.checks.normalization.precision import examine_precision, overflowing_forward
 from nndiag.checks.normalization.serving import PAIR_CODES, examine_pair
 from nndiag.checks.normalization.stale import examine_batchnorm
 from nndiag.checks.normalization.summary import answer, facts, input_numbers, normalised_twice
@@ -76,7 +76,8 @@ class CheckNormalization:
         yield from examine_targets(seen.targets, outputs=outputs)
         yield from self._serving(subject, seen, view, ids)
         if bench is None:
-            yield from (Skip(code, "no model") for code in MODEL_CODES)
+            why = "weights without a model: name its factory and give --weights" if subject.weights else "no model"
+            yield from (Skip(code, why) for code in MODEL_CODES)
 
     def _with_model(self, bench: Bench, seen: Seen, view: View, alarmed: set[str]) -> Iterator[Observation]:
         """What needs the model."""
@@ -87,8 +88,12 @@ class CheckNormalization:
         if "NRM005" in alarmed:
             yield from (Skip(code, "the inputs are not finite") for code in MODEL_CODES)
             return
-        yield from examine_batchnorm(bench, seen, view)
-        yield from examine_fed(bench, view)
+        run = bench.subject.run
+        yield from overflowing_forward(bench)
+        if run.wants("NRM102", "NRM103", "NRM104"):
+            yield from examine_batchnorm(bench, seen, view)
+        if run.wants("NRM101", "NRM105"):
+            yield from examine_fed(bench, view, sane=not alarmed & set(SCALE_CODES))
         yield from examine_training(bench, seen, view, alarmed, bench.subject.training.steps or self.steps)
 
     def _serving(self, subject: Subject, seen: Seen, view: View, ids: str) -> Iterator[Observation]:

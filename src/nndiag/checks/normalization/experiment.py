@@ -60,6 +60,10 @@ def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], st
             "NRM201", "no optimizer could be made" if rate is None else "the prior loss of these targets is not known"
         )
         return
+    if not alarmed & CAUSES and _standard_already(view):
+        yield Judged("NRM201")
+        yield Fact("normalising", "no difference", "the inputs are standardised already")
+        return
     yield Step("training on raw and on standardised inputs")
     aims = _target_scale(bench, seen) if "NRM011" in alarmed else None
     scaled = standardiser(view.profile)
@@ -77,11 +81,25 @@ def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], st
         std.append(_trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget))
     if not raw:
         yield Skip("NRM201", "the time budget did not allow it")
+        yield found(
+            "NND902",
+            f"the time budget of {bench.subject.run.max_seconds:g} s ended before micro-training",
+            means="NRM201 was not judged",
+            fix="raise --max-seconds",
+        )
         return
     yield Judged("NRM201")
     yield from _curves(raw[0], std[0], prior, std_prior)
     yield from _verdict(bench, view, raw, std, alarmed, given=given)
     yield from _other_scale(bench, view, rate.lr, steps)
+
+
+def _standard_already(view: View) -> bool:
+    """Whether standardising would hardly move a number."""
+    moments = view.profile.moments
+    varying = moments.sd > 0
+    mean, sd = abs(moments.mean[varying]), moments.sd[varying]
+    return bool(varying.any() and (mean < 0.3).all() and (sd > 0.7).all() and (sd < 1.4).all())
 
 
 def _why_not(bench: Bench, seen: Seen) -> str:  # noqa: PLR0911 - one line for each reason

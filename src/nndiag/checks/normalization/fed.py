@@ -41,7 +41,7 @@ class Rate:
     given: bool
 
 
-def examine_fed(bench: Bench, view: View) -> Iterator[Observation]:
+def examine_fed(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
     """NRM101 and NRM105, and how the start looks raw and standardised."""
     if bench.objective is None:
         for code in ("NRM101", "NRM105"):
@@ -62,7 +62,7 @@ def examine_fed(bench: Bench, view: View) -> Iterator[Observation]:
         yield from _gradients(raw, scaled)
     yield from _flat_units(bench, view, reason)
     yield from _loss_at_start(bench, view, raw, scaled)
-    yield from _ceiling(bench, view)
+    yield from _ceiling(bench, view, sane=sane)
 
 
 def _gradients(raw: Start, scaled: Start) -> Iterator[Series]:
@@ -82,7 +82,8 @@ def _gradients(raw: Start, scaled: Start) -> Iterator[Series]:
 
 def _flat_units(bench: Bench, view: View, reason: str) -> Iterator[Measurement]:
     """Saturated and dead units with raw and with standardised inputs."""
-    from nndiag.lab.firstlayer import saturated, with_input
+    from nndiag.lab.firstlayer import with_input
+    from nndiag.lab.firstlayer_units import saturated
 
     sides = [("", bench.batch)]
     if not reason:
@@ -170,7 +171,7 @@ def rate_of(bench: Bench) -> Rate | None:
     return Rate(type(optimizer).__name__.lower(), float(group["lr"]), float(group.get("momentum", 0.0) or 0.0), given)
 
 
-def _ceiling(bench: Bench, view: View) -> Iterator[Observation]:
+def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
     """NRM101."""
     from nndiag.lab.firstlayer import fan_in, reach, sharpness
     from nndiag.science.conditioning import step_ceiling
@@ -192,7 +193,7 @@ def _ceiling(bench: Bench, view: View) -> Iterator[Observation]:
     if rate.kind in DESCENT and math.isfinite(ceiling):
         yield Judged("NRM101")
         if rate.lr > ABOVE * ceiling:
-            yield from _above(bench, view, rate, ceiling, rate.lr / ceiling)
+            yield from _above(bench, view, rate, ceiling, sane=sane)
         return
     if rate.kind not in SIGN_LIKE:
         yield Skip(
@@ -204,18 +205,23 @@ def _ceiling(bench: Bench, view: View) -> Iterator[Observation]:
     yield Measurement("first_step_reach", moved, "", first.name)
     yield Judged("NRM101")
     if moved > LOGITS:
-        yield from _above(bench, view, rate, rate.lr * LOGITS / moved, moved / LOGITS)
+        yield from _above(bench, view, rate, rate.lr * LOGITS / moved, sane=sane)
 
 
-def _above(bench: Bench, view: View, rate: Rate, ceiling: float, ratio: float) -> Iterator[Finding]:
-    """The finding, as loud as a short run at this rate and at half the ceiling warrants."""
-    confirmed = _confirmed(bench, rate, ceiling)
-    if not confirmed and ratio < FAR_ABOVE:
+def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) -> Iterator[Finding]:
+    """The finding, when a short run at this rate grows and one at half the ceiling does not.
+
+    Where no run is allowed, arithmetic alone speaks, and only of models without normalisers: behind these the loss is
+    no quadratic bowl, and its curvature at the start bounds nothing.
+    """
+    ratio = rate.lr / ceiling
+    confirmed = _confirmed(bench, rate, ceiling, jump=2.0 if sane else 1.05)
+    if confirmed is False or (confirmed is None and (ratio < FAR_ABOVE or _normalised(bench))):
         return
     first = bench.first
     assert first is not None  # noqa: S101 - _ceiling asked
     bound = "2 (1 + momentum) / curvature" if rate.kind in DESCENT else f"a first step that moves a unit by {LOGITS:g}"
-    run = "the loss grows at this rate and not at half the ceiling" if confirmed else "a short run did not diverge"
+    run = "the loss grows at this rate and not at half the ceiling" if confirmed else "not tried (--no-train)"
     yield found(
         "NRM101",
         f"learning rate {rate.lr:g} is {ratio:,.3g}x above the first layer's ceiling {ceiling:.2g} for {rate.kind}",
@@ -224,19 +230,26 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, ratio: float) -
             rate.lr,
             "",
             threshold=ceiling,
-            n={"samples": _rows(bench.batch), "steps": PROBE if confirmed is not None else 0},
+            n={"samples": _rows(bench.batch), "steps": PROBE if confirmed else 0},
             seed=bench.subject.run.seed,
-            detail=f"ceiling: {bound}; {run if confirmed is not None else 'not tried (--no-train)'}",
+            detail=f"ceiling: {bound}; {run}",
         ),
         means="steps along the steepest direction of the first layer overshoot and grow"
         if rate.kind in DESCENT
         else "every step moves the first layer's units by more than their whole useful range",
         fix=f"{cure_for(view.profile)}; or take a learning rate below {ceiling:.2g}",
-        severity=None if confirmed or (confirmed is None and ratio >= FAR_ABOVE) else Severity.WARNING,
+        severity=None if confirmed or not sane else Severity.WARNING,
     )
 
 
-def _confirmed(bench: Bench, rate: Rate, ceiling: float) -> bool | None:
+def _normalised(bench: Bench) -> bool:
+    """Whether the model holds a normaliser."""
+    from nndiag.lab.roles import NORMALISER, role_of_module
+
+    return any(role_of_module(item) == NORMALISER for item in bench.make().modules())
+
+
+def _confirmed(bench: Bench, rate: Rate, ceiling: float, jump: float) -> bool | None:
     """Whether a short run diverges at the user's rate and not at half the ceiling; None when it must not be tried."""
     if bench.subject.run.train is False or bench.subject.run.seconds_left < 2:
         return None
@@ -244,7 +257,7 @@ def _confirmed(bench: Bench, rate: Rate, ceiling: float) -> bool | None:
         fast, slow = (_probe(bench, lr) for lr in (rate.lr, ceiling / 2))
     except NndiagError:
         return None
-    return _grows(fast) and not _grows(slow)
+    return _grows(fast, jump) and not _grows(slow, jump)
 
 
 def _probe(bench: Bench, lr: float) -> TrainingCurve:
@@ -264,9 +277,9 @@ def _probe(bench: Bench, lr: float) -> TrainingCurve:
     )
 
 
-def _grows(curve: TrainingCurve) -> bool:
+def _grows(curve: TrainingCurve, jump: float) -> bool:
     """Whether the loss ends above its start, or jumped far above it."""
     if curve.diverged or len(curve.losses) < 3:
         return curve.diverged
     late = curve.losses[-5:]
-    return sum(late) / len(late) > 1.05 * curve.losses[0] or max(curve.losses[1:]) > 5 * curve.losses[0]
+    return sum(late) / len(late) > jump * curve.losses[0] or max(curve.losses[1:]) > 5 * curve.losses[0]

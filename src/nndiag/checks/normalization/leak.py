@@ -24,7 +24,7 @@ def leaked(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
     """NRM009."""
     from nndiag.science.drift import too_close
     from nndiag.science.moments import merge
-    from nndiag.science.preprocessing_match import per_sample
+    from nndiag.science.preprocessing_rows import per_sample
 
     mine, theirs = train.inputs, serve.inputs
     if min(mine.rows, theirs.rows) < 10:

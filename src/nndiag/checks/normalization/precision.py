@@ -10,6 +10,7 @@ from nndiag.core.rules import found
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nndiag.checks.normalization.bench import Bench
     from nndiag.core.findings import Observation
     from nndiag.science.moments_profile import Profile
 
@@ -54,3 +55,28 @@ def examine_precision(profile: Profile, model_dtype: str = "") -> Iterator[Obser
             fix="scale the inputs in float32 before casting, or use bfloat16 (x.to(torch.bfloat16))",
             severity=Severity.WARNING,
         )
+
+
+def overflowing_forward(bench: Bench) -> Iterator[Observation]:
+    """NRM013 inside the model: a float16 layer that overflows where float32 does not."""
+    if bench.dtype != "float16":
+        return
+    from nndiag.core.errors import NndiagError
+    from nndiag.lab.firstlayer_units import first_overflow
+
+    try:
+        place = first_overflow(bench.make(training=False), bench.batch)
+        twin = first_overflow(bench.make(training=False).float(), bench.batch)
+    except NndiagError:
+        return
+    yield Judged("NRM013")
+    if place is None or twin is not None:
+        return
+    yield found(
+        "NRM013",
+        f"'{place.module}' overflows in float16 on finite inputs; in float32 it does not",
+        where=place,
+        evidence=Evidence(threshold=HALF_MAX, detail="first module whose output is not finite"),
+        means="everything behind it is infinite or NaN",
+        fix="scale the inputs, keep this layer in float32 (torch.autocast does), or use bfloat16",
+    )

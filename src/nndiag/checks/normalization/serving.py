@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from nndiag.checks.normalization.drifted import examine_drift
 from nndiag.checks.normalization.leak import leaked
 from nndiag.checks.normalization.view import SPARSE
 from nndiag.core.errors import NndiagError
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
     from nndiag.science.preprocessing_names import Change
 
 PAIR_CODES = ("NRM006", "NRM007", "NRM008", "NRM009", "NRM010")
-ALARM = 0.005  # family-wise
-EFFECT = 0.06  # KS distance that is worth a word: 0.15 sd of a Gaussian
 STRAIGHT = 0.98  # r² of the quantile-quantile line
-FEWEST = 20  # rows on each side below which nothing is said about drift
 FLAT, STRUCTURED = 3.0, 30.0  # variance of the mean image over what sampling leaves
 BIG_SHIFT, BIG_SCALE = 2.0, 2.0  # sd, factor: beyond ordinary drift
 
@@ -58,7 +55,7 @@ def examine_pair(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
     if _found(leaks):
         yield Skip("NRM010", "the statistics were not fitted on training alone; repair that first")
     else:
-        yield from _drift(view, x, y, change, verdict)
+        yield from examine_drift(view, x, y, change, verdict)
 
 
 def _found(observations: list[Observation]) -> bool:
@@ -78,7 +75,8 @@ def _must_match(train: Seen, serve: Seen) -> None:
 
 def _transform(train: Seen, serve: Seen, view: View, x: Array, y: Array) -> tuple[Finding | None, Change | None]:
     """The one finding about how the inputs are prepared, and the change behind it."""
-    from nndiag.science.preprocessing_match import compare, per_sample, position_structure
+    from nndiag.science.preprocessing_match import compare
+    from nndiag.science.preprocessing_rows import per_sample, position_structure
 
     images = train.inputs.layout.kind == "images"
     mine, theirs = train.inputs.layout, serve.inputs.layout
@@ -259,71 +257,3 @@ def _rows(view: View, change: Change | None) -> Iterator[Observation]:
     yield Table("serving = slope x training + offset", ("serving", "slope", "offset", "from"), rows)
     yield Measurement("serving_slope", float(change.slope[0]), "", rows[0][0])
     yield Measurement("serving_offset", float(change.offset[0]), "", rows[0][0])
-
-
-def _drift(view: View, x: Array, y: Array, change: Change | None, verdict: Finding | None) -> Iterator[Observation]:
-    """NRM010, after a known transform has been undone."""
-    import numpy as np
-
-    from nndiag.science.drift import two_sample
-    from nndiag.science.preprocessing_match import undo
-
-    if min(len(x), len(y)) < FEWEST:
-        yield Skip("NRM010", f"fewer than {FEWEST} rows on one side: no drift can be told from chance")
-        return
-    if verdict is not None and change is None:
-        yield Skip("NRM010", "the sets are prepared differently; repair that first")
-        return
-    if verdict is not None and change is not None:
-        if change.kind == "swap" and not change.exact:
-            yield Skip("NRM010", "the channels are swapped; repair that first")
-            return
-        if not (change.exact or change.name) or "about" in change.name or "standardised" in change.name:
-            yield Skip("NRM010", "the sets are prepared differently by a map that is only known roughly")
-            return
-        y = undo(y, change)
-    yield Judged("NRM010")
-    before, after = _features(x), _features(y)
-    result = two_sample(before, after)
-    yield Measurement("psi_largest", float(result.psi.max()), "nats")
-    yield Measurement("ks_largest", float(result.ks.max()), "")
-    hit = np.flatnonzero((result.adjusted < ALARM) & (result.ks >= EFFECT))
-    if len(hit) == 0:
-        return
-    worst = int(hit[np.argmax(result.ks[hit])])
-    channels = x.shape[1]
-    place, stat = (
-        view.column(worst % channels),
-        "" if before.shape[1] == channels else ("mean of ", "sd of ")[worst // channels],
-    )
-    yield found(
-        "NRM010",
-        f"serving has drifted in {len(hit)} of {before.shape[1]} features, most in {stat}{place}: KS distance "
-        f"{result.ks[worst]:.3g}, PSI {result.psi[worst]:.3g}",
-        where=Where(module=place),
-        evidence=Evidence(
-            float(result.ks[worst]),
-            "KS distance",
-            threshold=EFFECT,
-            n={"training rows": len(x), "serving rows": len(y)},
-            detail=f"Holm-adjusted p = {result.adjusted[worst]:.2g} (alarm below {ALARM}); means "
-            f"{before[:, worst].mean():.4g} and {after[:, worst].mean():.4g}",
-        ),
-        means="serving data come from another distribution than the training data; no simple transform explains it",
-        fix="look at the feature's source; retrain or reweight on recent data, or normalise with statistics of the "
-        "domain that is served",
-    )
-
-
-def _features(rows: Array) -> Array:
-    """One number per row and feature, so that rows are independent: values, or mean and sd over positions."""
-    import numpy as np
-
-    if rows.shape[2] == 1:
-        return rows[:, :, 0]
-    return np.concatenate([rows.mean(axis=2), rows.std(axis=2)], axis=1)
-
-
-def with_view(view: View, what: str) -> View:
-    """The same view under another name."""
-    return replace(view, what=what)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nndiag.core.findings import Finding, Observation
-    from nndiag.lab.scale import Targets
+    from nndiag.lab.scale_targets import Targets
 
 MOST_CLASSES = 200
 MAX_SCALE, MIN_SD = 100.0, 1e-3  # root mean square and spread of targets

@@ -1,0 +1,85 @@
+"""Have the serving data drifted, once a known transform has been undone?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Where
+from nndiag.core.rules import found
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.normalization.view import View
+    from nndiag.core.findings import Finding, Observation
+    from nndiag.science.moments import Array
+    from nndiag.science.preprocessing_names import Change
+
+ALARM = 0.005  # family-wise
+EFFECT = 0.06  # KS distance that is worth a word: 0.15 sd of a Gaussian
+FEWEST = 20  # rows on each side below which nothing is said about drift
+
+
+def examine_drift(
+    view: View, x: Array, y: Array, change: Change | None, verdict: Finding | None
+) -> Iterator[Observation]:
+    """NRM010, after a known transform has been undone."""
+    import numpy as np
+
+    from nndiag.science.drift import two_sample
+    from nndiag.science.preprocessing_match import undo
+
+    if min(len(x), len(y)) < FEWEST:
+        yield Skip("NRM010", f"fewer than {FEWEST} rows on one side: no drift can be told from chance")
+        return
+    if verdict is not None and change is None:
+        yield Skip("NRM010", "the sets are prepared differently; repair that first")
+        return
+    if verdict is not None and change is not None:
+        if change.kind == "swap" and not change.exact:
+            yield Skip("NRM010", "the channels are swapped; repair that first")
+            return
+        if not (change.exact or change.name) or "about" in change.name or "standardised" in change.name:
+            yield Skip("NRM010", "the sets are prepared differently by a map that is only known roughly")
+            return
+        y = undo(y, change)
+    yield Judged("NRM010")
+    before, after = _features(x), _features(y)
+    result = two_sample(before, after)
+    yield Measurement("psi_largest", float(result.psi.max()), "nats")
+    yield Measurement("ks_largest", float(result.ks.max()), "")
+    hit = np.flatnonzero((result.adjusted < ALARM) & (result.ks >= EFFECT))
+    if len(hit) == 0:
+        return
+    worst = int(hit[np.argmax(result.ks[hit])])
+    channels = x.shape[1]
+    place, stat = (
+        view.column(worst % channels),
+        "" if before.shape[1] == channels else ("mean of ", "sd of ")[worst // channels],
+    )
+    yield found(
+        "NRM010",
+        f"serving has drifted in {len(hit)} of {before.shape[1]} features, most in {stat}{place}: KS distance "
+        f"{result.ks[worst]:.3g}, PSI {result.psi[worst]:.3g}",
+        where=Where(module=place),
+        evidence=Evidence(
+            float(result.ks[worst]),
+            "KS distance",
+            threshold=EFFECT,
+            n={"training rows": len(x), "serving rows": len(y)},
+            detail=f"Holm-adjusted p = {result.adjusted[worst]:.2g} (alarm below {ALARM}); means "
+            f"{before[:, worst].mean():.4g} and {after[:, worst].mean():.4g}",
+        ),
+        means="serving data come from another distribution than the training data; no simple transform explains it",
+        fix="look at the feature's source; retrain or reweight on recent data, or normalise with statistics of the "
+        "domain that is served",
+    )
+
+
+def _features(rows: Array) -> Array:
+    """One number per row and feature, so that rows are independent: values, or mean and sd over positions."""
+    import numpy as np
+
+    if rows.shape[2] == 1:
+        return rows[:, :, 0]
+    return np.concatenate([rows.mean(axis=2), rows.std(axis=2)], axis=1)
