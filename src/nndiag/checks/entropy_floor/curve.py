@@ -165,7 +165,7 @@ def _below(at: Standing, levels: Levels, unit: Mismatch | None) -> Finding | Non
         where=at.where,
         evidence=Evidence(
             tail.mean, "nats", (tail.mean - 1.96 * tail.se, tail.mean + 1.96 * tail.se), floor - margin,
-            at.evidence_n, detail=f"tail of the curve; floor ± {num(levels.floor_se, 2)}, rounding {num(at.rounding, 2)}",
+            at.evidence_n, detail=f"tail; floor ± {num(levels.floor_se, 2)}, rounding {num(at.rounding, 2)}",
         ),
         means=f"no model reaches this on these labels (Gibbs' inequality): {cause}",
         fix=fix,
@@ -202,7 +202,7 @@ def _resolution(at: Standing, levels: Levels, *, near: bool) -> Finding | None:
         return None
     return found(
         "ENT004",
-        f"the last {tail.points} values move by {num(tail.spread, 3)}; one {dtype} step at {num(raw)} is {num(step, 3)}",
+        f"the last {tail.points} values move by {num(tail.spread, 3)}; one {dtype} step there is {num(step, 3)}",
         where=at.where,
         evidence=Evidence(
             left, "nats", threshold=step, n=at.evidence_n, detail=f"tail minus floor against one {dtype} step"

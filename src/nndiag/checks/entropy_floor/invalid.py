@@ -28,7 +28,7 @@ def invalid_labels(measured: Measured, name: str) -> Iterator[Finding]:
         yield from _rows(measured, measured.labels, name)
 
 
-def _finding(
+def _finding(  # noqa: PLR0913 - a finding has these parts
     message: str,
     name: str,
     *,
@@ -68,20 +68,21 @@ def _rows(measured: Measured, totals: LabelTotals, name: str) -> Iterator[Findin
             means = "the loss has no lower bound: training runs to minus infinity along that class"
         yield _finding(
             message, name, count=count, rows=rows, detail=first, means=means,
-            fix="are these logits? apply softmax; are they standardised? do not scale labels; otherwise clip and renormalise",
+            fix="logits want a softmax, standardised labels their own scale back; otherwise clip and renormalise",
         )  # fmt: skip
     if ZERO in totals.bad:
         count, many, first = said(ZERO)
         yield _finding(
             f"{many} are all zero", name, count=count, rows=rows, detail=first,
             means="such a row adds nothing to the loss and yet counts in its mean: unlabelled samples or padding",
-            fix="drop these rows, or mask them and divide by the rows that remain; --loss bce if no class at all is a label",
+            fix="drop these rows, or mask them and divide by the rest; --loss bce if no class at all is a label",
         )  # fmt: skip
     if OFF_SUM in totals.bad:
-        yield _off_sum(measured, totals, name, *said(OFF_SUM))
+        yield _off_sum(measured, totals, name, said(OFF_SUM))
 
 
-def _off_sum(measured: Measured, totals: LabelTotals, name: str, count: int, many: str, first: str) -> Finding:
+def _off_sum(measured: Measured, totals: LabelTotals, name: str, said: tuple[int, str, str]) -> Finding:
+    count, many, first = said
     low, high = totals.low, totals.high
     near = max(abs(low - 1.0), abs(high - 1.0))
     sums = f"sums {num(low, 4)} to {num(high, 4)}" if high - low > 1e-6 * high else f"sum {num(high, 4)}"
@@ -118,7 +119,8 @@ def _ids(measured: Measured, totals: IdTotals, name: str) -> Iterator[Finding]:
         yield _finding(
             f"{count} of {rows} class ids are no whole numbers", name, count=count, rows=rows,
             detail=f"the first is entry {totals.first['fraction']} (counted from 0)",
-            means="the labels were scaled, averaged or are no class ids", fix="give ids 0 to C-1, or rows of probabilities",
+            means="the labels were scaled, averaged or are no class ids",
+            fix="give ids 0 to C-1, or rows of probabilities",
         )  # fmt: skip
     if high or negative:
         yield _out_of_range(measured, totals, name, high, negative)
@@ -131,7 +133,7 @@ def _ids(measured: Measured, totals: IdTotals, name: str) -> Iterator[Finding]:
         yield _finding(
             f"{missing} of {measured.classes} class ids never occur ({listed})", name, count=missing, rows=rows,
             detail=f"ids run from {num(totals.lowest)} to {num(totals.highest)}",
-            means="ids that start at 1 leave a dead class 0" if based else f"ln C and smoothing take C = {measured.classes}",
+            means="ids from 1 on leave class 0 dead" if based else f"ln C and smoothing take C = {measured.classes}",
             fix="subtract 1 if ids start at 1" if based else "pass --classes, or map the ids that occur to 0 to C-1",
             severity=Severity.NOTE,
         )  # fmt: skip
@@ -150,6 +152,6 @@ def _out_of_range(measured: Measured, totals: IdTotals, name: str, high: int, ne
     return _finding(
         f"{count} of {totals.seen} class ids lie outside 0 to {classes - 1} ({percent(count / totals.seen)})", name,
         count=count, rows=totals.seen,
-        detail=f"ids run from {num(totals.lowest)} to {num(totals.highest)}; the first is entry {first} (counted from 0)",
+        detail=f"ids {num(totals.lowest)} to {num(totals.highest)}; the first is entry {first} (counted from 0)",
         means="cross_entropy raises on the CPU and asserts asynchronously on a GPU", fix=fix,
     )  # fmt: skip

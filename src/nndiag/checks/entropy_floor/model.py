@@ -29,7 +29,9 @@ class FirstBatch:
     rows: int
 
 
-def outputs_of(subject: Subject, material: dict[str, Any]) -> Generator[Observation, None, dict[str, Any]]:
+def outputs_of(  # noqa: C901 - one pass with its refusals
+    subject: Subject, material: dict[str, Any]
+) -> Generator[Observation, None, dict[str, Any]]:
     """Run the model in eval mode over its data; return labels, and logits or predictions, as arrays."""
     import torch
 
@@ -109,7 +111,7 @@ def _are_probabilities(objective: Any, main: Any, aims: Any, batch: Batch) -> bo
         asked = float(objective(main.float(), aims))
         logs = main.clamp_min(1e-30).log()
         as_probabilities = float(functional.cross_entropy(logs.reshape(-1, logs.shape[-1]), _aims(aims, logs)))
-    except Exception:  # a user's loss may want the model's own output
+    except Exception:  # noqa: BLE001 - a user's loss may want the model's own output
         return False
     return math.isclose(asked, as_probabilities, rel_tol=SAME, abs_tol=SAME)
 

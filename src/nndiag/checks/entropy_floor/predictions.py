@@ -89,7 +89,9 @@ def _above(left: float, levels: Levels) -> str:
     return percent(left / levels.floor) if levels.floor > 0 else f"{num(left, 3)} nats"
 
 
-def _answer(loss: float, left: float, levels: Levels, *, done: bool, ignored: bool, structure: Finding | None) -> str:
+def _answer(  # noqa: PLR0913 - what the sentence is made of
+    loss: float, left: float, levels: Levels, *, done: bool, ignored: bool, structure: Finding | None
+) -> str:
     head = f"loss {num(loss)} is {_above(left, levels)} above its floor {num(levels.floor)} nats"
     if structure is not None:
         return f"{head}: {structure.message}"
@@ -136,7 +138,7 @@ def _not_distributions(measured: Measured, levels: Levels, name: str) -> Finding
     raise NndiagError(f"{look['off']} of {look['rows']} rows of {name} do not sum to 1: {cause}", hint=fix)
 
 
-def _resolution(
+def _resolution(  # noqa: PLR0913, PLR0917 - private, of one caller
     left: float, loss: float, levels: Levels, dtype: str, where: Where, n: Mapping[str, int]
 ) -> Iterator[Observation]:
     """ENT004: the excess is smaller than one step of the dtype at this loss."""
@@ -194,7 +196,7 @@ def _prior(
     return True
 
 
-def _structure(
+def _structure(  # noqa: C901 - one branch per way outputs can be bounded
     measured: Measured, levels: Levels, structures: Mapping[str, Bound], loss: float, where: Where
 ) -> Finding | None:
     """ENT006 from the outputs themselves: they cannot leave a bounded set, and the bound costs loss."""

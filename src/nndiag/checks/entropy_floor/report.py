@@ -162,7 +162,7 @@ def contradictory(x: Source, labels: Source, measured: Measured, levels: Levels)
             seen.rise, "nats", threshold=0.0, n={"rows": levels.rows, "groups": seen.groups},
             detail=f"rows {rows} (counted from 0) hold one input",
         ),
-        means="equal inputs get equal answers: the best is the mean of their labels, and its entropy is left",
+        means="equal inputs get equal answers: the best is the mean label, and its entropy is left",
         fix="merge the rows and average their labels, or correct the wrong ones",
     )  # fmt: skip
 
@@ -177,6 +177,7 @@ def headline(measured: Measured, levels: Levels) -> Answer:
     step = ulp(levels.floor + levels.entropy, "float32")
     smoothing = " with this smoothing" if measured.recipe.epsilon else ""
     return Answer(
-        f"no model gets below {plus_minus(levels.floor, levels.floor_se)} nats ({num(levels.floor / LN2)} bits) on these "
-        f"labels{smoothing}; the class prior gives {both(levels.prior)}, and float32 shows KL down to {num(step, 2)}"
+        f"no model gets below {plus_minus(levels.floor, levels.floor_se)} nats ({num(levels.floor / LN2)} bits) "
+        f"on these labels{smoothing}; the class prior gives {both(levels.prior)}, "
+        f"and float32 shows KL down to {num(step, 2)}"
     )

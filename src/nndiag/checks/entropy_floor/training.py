@@ -136,10 +136,11 @@ def _judged(
         f"float32 stalls at step {single.stall}, {num(single.best, 2)} nats above the floor; "
         f"float64 gets to {num(double.best, 2)}",
         evidence=Evidence(
-            single.best / max(double.best, LEAST), "ratio", threshold=GAIN, n={"rows": rows, "steps": len(single.excess)},
-            seed=subject.run.seed, detail="least KL in float64, the same start and optimizer in both",
+            single.best / max(double.best, LEAST), "ratio", threshold=GAIN,
+            n={"rows": rows, "steps": len(single.excess)}, seed=subject.run.seed,
+            detail="least KL in float64, the same start and optimizer in both",
         ),
-        means=f"what is left is below the resolution of a float32 loss; with the loss alone in float64 (logits.double()) "
-        f"float32 weights get to {num(mixed.best, 2)}",
-        fix="train the last stretch in float64, or compute the loss from logits.double(); log KL(q‖p), not the loss, to see it",
+        means=f"what is left is below the resolution of a float32 loss; with the loss alone in float64 "
+        f"(logits.double()) float32 weights get to {num(mixed.best, 2)}",
+        fix="compute the loss from logits.double(), or train the last stretch in float64; log KL(q‖p), not the loss",
     )  # fmt: skip

@@ -15,7 +15,7 @@ from nndiag.core.subject import Run, Subject, Training
 FILE = "FILE[:COLUMN]"
 
 
-def entropy_floor(  # noqa: PLR0913 - the options of the contract
+def entropy_floor(
     labels: Annotated[
         str | None,
         typer.Argument(
@@ -71,7 +71,7 @@ def entropy_floor(  # noqa: PLR0913 - the options of the contract
         if model:
             inputs = entropy_inputs(labels, predictions, logits, curve, class_weights)
             return model_subject(run, trained, model=model, data=data, inputs=inputs)
-        arguments = {key: value for key, value in (_pair(item) for item in trained.optimizer_arg)}
+        arguments = dict(_pair(item) for item in trained.optimizer_arg)
         training = Training(
             loss=trained.loss, optimizer=trained.optimizer, optimizer_args=arguments, lr=trained.lr,
             batch_size=trained.batch_size, steps=trained.steps,
