@@ -176,8 +176,8 @@ def _on_attention(site: Site) -> bool:
 
 
 def _judge(site: Site, weights: Tensor) -> RowCollapse:
-    rows = weights.detach().double().reshape(-1, weights.shape[-1])
-    rows = rows[(rows > 1e-9).sum(-1) >= FEW_KEYS]
+    wide = weights.detach().double()
+    rows = wide.reshape(-1, wide.shape[-1])[_keys(wide).reshape(-1) >= FEW_KEYS]
     rows = rows[:: max(1, len(rows) // ROWS)][:ROWS]
     if len(rows) == 0:
         return RowCollapse(site, 0, math.nan, math.nan, math.nan)
@@ -189,6 +189,15 @@ def _judge(site: Site, weights: Tensor) -> RowCollapse:
         float(chance.mean()),
         float((1 / (rows * rows).sum(-1)).median()),
     )
+
+
+def _keys(weights: Tensor) -> Tensor:
+    """How many keys each row may look at: a sharp row has zeros too, so masks are read off all rows together."""
+    used = (weights > 0).flatten(0, -2).any(0)  # (keys,)
+    queries, keys = weights.shape[-2:] if weights.dim() > 1 else (1, weights.shape[-1])
+    causal = queries == keys > 1 and bool((weights.triu(1) == 0).all())
+    allowed = used.cumsum(0) if causal else used.sum().expand(queries)
+    return allowed.expand(weights.shape[:-1])
 
 
 def _weights(variant: str, source: Tensor, args: Any, kwargs: Any) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from nndiag.lab.dropout_ops import FUSED, RECURRENT
@@ -113,26 +113,24 @@ class Map:
 
     def walk(self, number: int, through: frozenset[str] = frozenset(), *, bias: bool = False) -> End:
         """Follow a tensor through scales, reshapes and `through` to the first step that does something."""
-        passed: list[str] = []
-        way: list[int] = []
-        scaled = False
-        for _ in range(64):
-            way.append(number)
-            readers = self.readers.get(number, [])
-            if not readers:
-                at = self.film.outputs.index(number) if number in self.film.outputs else -1
-                return End("nowhere" if at < 0 else "output", None, number, tuple(passed), scaled, at, way=tuple(way))
-            step = readers[0]
+        return self._walk(End("nowhere", None, number), number, through, bias=bias, left=64)
+
+    def _walk(self, so_far: End, number: int, through: frozenset[str], *, bias: bool, left: int) -> End:
+        here = replace(so_far, tensor=number, way=(*so_far.way, number))
+        readers = self.readers.get(number, [])
+        if not readers and number in self.film.outputs:
+            return replace(here, kind="output", output=self.film.outputs.index(number))
+        for step in readers if left > 0 else ():
             moves = step.role == "shape" or step.op in through or (bias and step.op == "add" and bool(step.weights))
             if not moves or step.index in self.site_at or not step.makes:
-                alone = self._alone(readers)
                 seen = self.site_at.get(step.index)
                 kind = "dropout" if seen is not None and seen.variant not in FUSED | RECURRENT else kind_of(step)
-                return End(kind, step, number, tuple(passed), scaled, alone=alone, way=tuple(way))
-            scaled |= step.op == "scale"
-            passed.append(step.op)
-            number = step.makes[0]
-        return End("nowhere", None, number, tuple(passed), scaled, way=tuple(way))
+                return replace(here, kind=kind, step=step, alone=self._alone(readers))
+            onward = replace(here, passed=(*here.passed, step.op), scaled=here.scaled or step.op == "scale")
+            end = self._walk(onward, step.makes[0], through, bias=bias, left=left - 1 - 8 * (len(readers) - 1))
+            if end.kind != "nowhere":  # what was computed and thrown away leads nowhere
+                return end
+        return replace(here, kind="nowhere")
 
     def _alone(self, readers: list[Step]) -> bool:
         return len({step.index for step in readers if step.role != "shape"}) <= 1

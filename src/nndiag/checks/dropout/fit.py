@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 STEPS = 200
 LEARNS = 0.5  # without dropout the loss must fall by this share, or the comparison says nothing
-LEFT = 0.4  # share of that fall which dropout must leave
+LEFT = 0.6  # share of that fall which dropout must leave
 SHARE = 0.4  # of the remaining time for each of the two
 
 
