@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nndiag.science.moments import Array
     from nndiag.science.preprocessing_names import Change
 
-ALARM = 0.005  # family-wise
+ALARM = 0.001  # family-wise
 EFFECT = 0.06  # KS distance that is worth a word: 0.15 sd of a Gaussian
 FEWEST = 20  # rows on each side below which nothing is said about drift
 
