@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nndiag.checks.entropy_floor.layout import ROWS, as_source
 from nndiag.core.errors import UsageError
-from nndiag.core.findings import Answer, Fact, Judged, Skip, Where
+from nndiag.core.findings import Answer, Fact, Judged, Severity, Skip, Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,10 @@ class EntropyFloor:
         measured, levels = yield from self._labels(labels, predictions, given, recipe)
         if levels is None:
             return
-        place = None if subject.model is None else replace(subject.model.where, module=subject.model.name)
+        end = material["model"].end if subject.model is not None else None
+        place = (
+            None if subject.model is None or end is None else replace(subject.model.where, module=end[0], cls=end[1])
+        )
         yield from facts(measured, levels, labels)
         yield from levels_seen(measured, levels)
         yield from self._weights(measured)
@@ -123,6 +126,9 @@ class EntropyFloor:
         broken = list(invalid_labels(measured, labels.name))
         yield from broken
         levels = levels_of(measured)
+        grave = next((item for item in broken if item.severity >= Severity.WARNING), None)
+        if grave is not None and levels is not None:
+            yield Answer(f"{grave.message}; what follows is computed from the usable rows as they stand")
         if levels is None:
             yield Fact("labels", labels.name, labels.name)
             ignored = measured.ids.ignored if measured.ids else 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Batch, Subject
 
+SQUASHING = ("Softmax", "Softmax2d", "LogSoftmax", "Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid")
 MOST_NUMBERS = 30_000_000  # outputs held at once
 SAME = 1e-4  # relative: two ways of computing one loss
 
@@ -27,6 +29,7 @@ class FirstBatch:
     make: Callable[[], Any]
     inputs: Any
     rows: int
+    end: tuple[str | None, str | None] = (None, None)  # the module that squashes the outputs, where one does
 
 
 def outputs_of(  # noqa: C901 - one pass with its refusals
@@ -57,13 +60,14 @@ def outputs_of(  # noqa: C901 - one pass with its refusals
                         "the targets are real numbers: no entropy floor", hint="labels are needed"
                     )
                 yield Fact("objective", objective.name, f"loss {objective.name} ({objective.how})")
-            main = main_output(call(model, move(batch.inputs, subject.run.device))).detach().cpu().double()
+            with _watched(model, enabled=not given) as called:
+                main = main_output(call(model, move(batch.inputs, subject.run.device))).detach().cpu().double()
             aims = None if batch.targets is None else torch.as_tensor(batch.targets).detach().cpu()
             if aims is not None and main.dim() == 3 and predicts_next(model):
                 main, aims = main[:, :-1], aims[:, 1:]
             if not given:
                 given = "predictions" if _are_probabilities(objective, main, aims, batch) else "logits"
-                first = FirstBatch(model_source.make, batch.inputs, len(main))
+                first = FirstBatch(model_source.make, batch.inputs, len(main), _end_of(called))
             outputs.append(main.numpy())
             if aims is not None:
                 labels.append(aims.numpy())
@@ -78,6 +82,29 @@ def outputs_of(  # noqa: C901 - one pass with its refusals
     if material.get("labels") is None:
         found["labels"] = _joined(labels)
     return found
+
+
+def _noting(called: list[tuple[str, str]], name: str) -> Callable[[Any, Any, Any], None]:
+    """A hook that appends the module it is on."""
+    return lambda module, _inputs, _output: called.append((name, type(module).__name__))
+
+
+@contextmanager
+def _watched(model: Any, *, enabled: bool) -> Iterator[list[tuple[str, str]]]:
+    """Note the name and class of every leaf module that runs."""
+    called: list[tuple[str, str]] = []
+    leaves = [(name, module) for name, module in model.named_modules() if enabled and not any(module.children())]
+    handles = [module.register_forward_hook(_noting(called, name)) for name, module in leaves]
+    try:
+        yield called
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _end_of(called: list[tuple[str, str]]) -> tuple[str | None, str | None]:
+    """The last module that ran, if it bounds what the model returns."""
+    return called[-1] if called and called[-1][1] in SQUASHING else (None, None)
 
 
 def _joined(parts: list[Any]) -> Any:
