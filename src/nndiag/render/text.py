@@ -155,7 +155,7 @@ def _cell(value: object, column: str, say: _Writer) -> Text:
 
 
 def _curves(report: Report, look: Look, say: _Writer) -> Iterator[RenderableType]:
-    curves = [item for item in report.series if item.kind in ("line", "step") and len(item.y) > 1]
+    curves = [item for item in report.series if item.kind in ("line", "step") and len(set(item.y)) > 1]
     shown = curves if look.verbose else curves[:CURVES_SHOWN]
     if not shown:
         return

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import typer
+
 from nndiag.cli.execute import Request, finish
 from nndiag.cli.options import Shared
 
 
-def demo(*, shared: Shared) -> None:
+def demo(ctx: typer.Context, *, shared: Shared) -> None:
     """Show all six commands on bundled data and small models with planted faults; no download.
 
     Example: nndiag demo -o html:demo.html
@@ -14,4 +16,4 @@ def demo(*, shared: Shared) -> None:
     from nndiag.cli.showcase import run_showcase
 
     request = Request.of(shared)
-    finish(request, lambda: run_showcase(request))
+    finish(request, lambda: run_showcase(ctx.find_root().command, request))

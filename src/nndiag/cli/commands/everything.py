@@ -8,9 +8,9 @@ from typing import Annotated, Any, TypeAlias
 
 import typer
 
-from nndiag.cli.execute import Request, collecting, finish
-from nndiag.cli.failures import as_two_lines
+from nndiag.cli.execute import Request, finish
 from nndiag.cli.options import Shared, Trained
+from nndiag.cli.several import reports_of
 from nndiag.core.errors import UsageError
 from nndiag.core.report import Report
 from nndiag.core.rules import CHECKS
@@ -113,19 +113,5 @@ def _run(ctx: typer.Context, request: Request, calls: Calls, passed: list[str]) 
             continue
         if not any(request.policy.selection.touches(prefix) for prefix, check in CHECKS.items() if check == name):
             continue
-        reports += _one(group, name, [name, *arguments, *passed], request)
-    return reports
-
-
-def _one(group: Any, name: str, arguments: list[str], request: Request) -> list[Report]:
-    """Run one check; what goes wrong in it becomes a failed report and the others go on."""
-    with collecting() as reports:
-        try:
-            group.main(args=arguments, prog_name="nndiag", standalone_mode=False)
-        except UsageError:
-            raise
-        except Exception as error:  # noqa: BLE001 - a crash in one check does not stop the others
-            message, hint = as_two_lines(error)
-            text = f"{message}; {hint}" if hint else message
-            return [Report(name, "failed", error=text, fail_on=request.policy.fail_on)]
+        reports += reports_of(group, [name, *arguments, *passed], request)
     return reports
