@@ -133,8 +133,7 @@ def _named(view: View, change: Change, x: Array, y: Array) -> Finding | None:
     odd = _odd_columns(change, x)
     if change.exact:
         return _mismatch(view, change, _affine_words(view, change, odd, x), (x, y), odd)
-    straight = _qq(x, y)
-    if len(odd) and (straight[odd] >= STRAIGHT).all():
+    if len(odd) and (_huge(change, (x, y)) or (_qq(x, y)[odd] >= STRAIGHT).all()):
         return _mismatch(view, change, _affine_words(view, change, odd, x), (x, y), odd)
     return None
 
