@@ -84,7 +84,7 @@ def zeroed(net, *names):
     return net
 
 
-def pair(net, sign=1.0, left="0", right="2", i=2, j=5):
+def pair(net, sign=1.0, *, left="0", right="2", i=2, j=5):
     a, b = net.get_submodule(left), net.get_submodule(right)
     with torch.no_grad():
         a.weight[j] = sign * a.weight[i]

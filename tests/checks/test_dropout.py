@@ -1,5 +1,7 @@
 """check-dropout on small models: the sick named at the right place, the healthy and the intentional left alone."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -51,12 +53,13 @@ class Functional(nn.Module):
 
 
 def mlp(*layers):
-    return lambda: nn.Sequential(*[layer() if isinstance(layer, type) else layer for layer in layers])
+    return lambda: nn.Sequential(*copy.deepcopy(layers))
 
 
 @pytest.mark.parametrize("mask", ["rand", "bernoulli", "fill", "where", "inplace"])
 @pytest.mark.parametrize(
-    ("way", "code", "slope"), [("inverted", None, 1.0), ("missing", "DRP103", 0.7), ("compensated", None, 1.0), ("double", "DRP104", 1 / 0.7)]
+    ("way", "code", "slope"),
+    [("inverted", None, 1.0), ("missing", "DRP103", 0.7), ("compensated", None, 1.0), ("double", "DRP104", 1 / 0.7)],
 )
 def test_hand_written_scales_are_told_apart_by_their_slope(mask, way, code, slope):
     report = examine(lambda: Hand(way, 0.3, mask), X, Y)
@@ -161,7 +164,16 @@ def test_variance_shift_into_batch_norm_is_found_through_linear_maps_and_predict
 
 
 def test_of_two_dropouts_the_one_that_disturbs_batch_norm_is_named():
-    layers = (nn.Linear(16, 256), nn.ReLU(), nn.Dropout(0.02), nn.Linear(256, 256), nn.ReLU(), nn.Dropout(0.6), nn.BatchNorm1d(256), nn.Linear(256, 1))
+    layers = (
+        nn.Linear(16, 256),
+        nn.ReLU(),
+        nn.Dropout(0.02),
+        nn.Linear(256, 256),
+        nn.ReLU(),
+        nn.Dropout(0.6),
+        nn.BatchNorm1d(256),
+        nn.Linear(256, 1),
+    )
     report = examine(mlp(*layers), X, Y)
     assert [f.where.module for f in report.findings if f.rule.code == "DRP105"] == ["5"]
 
@@ -214,7 +226,9 @@ def test_stacked_dropouts_multiply():
 
 def test_elementwise_dropout_in_front_of_a_convolution_is_a_note_and_dropout2d_is_none():
     x = torch.randn(16, 3, 12, 12)
-    build = lambda drop: mlp(nn.Conv2d(3, 16, 3), nn.ReLU(), drop, nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(1024, 2))  # noqa: E731
+    build = lambda drop: mlp(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), drop, nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(1024, 2)
+    )  # noqa: E731
     assert [f.severity.word for f in examine(build(nn.Dropout(0.2)), x).findings if f.rule.code == "DRP005"] == ["note"]
     assert "DRP005" not in codes(examine(build(nn.Dropout2d(0.2)), x))
 
@@ -224,7 +238,11 @@ def test_inert_dropouts_are_found():
     class Unused(nn.Module):
         def __init__(self):
             super().__init__()
-            self.rnn, self.never, self.head = nn.LSTM(16, 8, dropout=0.3, batch_first=True), nn.Dropout(0.2), nn.Linear(8, 1)
+            self.rnn, self.never, self.head = (
+                nn.LSTM(16, 8, dropout=0.3, batch_first=True),
+                nn.Dropout(0.2),
+                nn.Linear(8, 1),
+            )
 
         def forward(self, x):
             return self.head(self.rnn(x[:, None])[0][:, 0])
@@ -285,7 +303,12 @@ class Residual(nn.Module):
 class LabelDrop(nn.Module):
     def __init__(self):
         super().__init__()
-        self.label, self.body, self.drop, self.out = nn.Embedding(11, 16), nn.Linear(16, 32), nn.Dropout(0.1), nn.Linear(32, 16)
+        self.label, self.body, self.drop, self.out = (
+            nn.Embedding(11, 16),
+            nn.Linear(16, 32),
+            nn.Dropout(0.1),
+            nn.Linear(32, 16),
+        )
 
     def forward(self, x):
         ids = x[:, 0].abs().long().clamp(max=9)
@@ -327,7 +350,9 @@ class EmbeddingDrop(nn.Module):
         LabelDrop,
         Locked,
         EmbeddingDrop,
-        lambda: nn.Sequential(nn.Linear(16, 64), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(64, 64), nn.SELU(), nn.Linear(64, 1)),
+        lambda: nn.Sequential(
+            nn.Linear(16, 64), nn.SELU(), nn.AlphaDropout(0.1), nn.Linear(64, 64), nn.SELU(), nn.Linear(64, 1)
+        ),
         lambda: nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.LayerNorm(64), nn.Linear(64, 1)),
     ],
     ids=["mc dropout", "drop path", "label drop", "locked", "embedding", "selu", "layer norm"],
@@ -338,7 +363,8 @@ def test_intentional_dropout_stays_quiet(build):
 
 
 @pytest.mark.parametrize(
-    ("forward", "what"), [(lambda h: h + torch.randn_like(h), "randn_like"), (lambda h: F.gumbel_softmax(h), "gumbel_softmax")]
+    ("forward", "what"),
+    [(lambda h: h + torch.randn_like(h), "randn_like"), (lambda h: F.gumbel_softmax(h), "gumbel_softmax")],
 )
 def test_other_randomness_in_eval_is_named_as_such(forward, what):
     report = examine(lambda: Functional(lambda h, _: forward(F.dropout(h, 0.1, training=False))), X, Y)
@@ -384,7 +410,18 @@ IDS = torch.randint(0, 20, (32, 7))
         (mlp(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.2), nn.Linear(64, 1)), torch.zeros(32, 16), 0),
         (mlp(nn.Linear(16, 64), nn.RReLU(), nn.Dropout(0.2), nn.Linear(64, 1)), X, 0),
     ],
-    ids=["no dropout", "training only", "no tensors out", "integers in", "half", "one sample", "p=0", "p=1", "zeros", "rrelu"],
+    ids=[
+        "no dropout",
+        "training only",
+        "no tensors out",
+        "integers in",
+        "half",
+        "one sample",
+        "p=0",
+        "p=1",
+        "zeros",
+        "rrelu",
+    ],
 )
 def test_awkward_input_is_judged_or_said_to_be_unjudgeable(build, x, exit_code):
     report = examine(build, x, empty=True)
@@ -412,7 +449,9 @@ def test_lstm_dropout_between_layers_is_a_site():
 
 
 def test_bars_and_histograms_are_there():
-    report = examine(mlp(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)), X, Y)
+    report = examine(
+        mlp(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)), X, Y
+    )
     assert {series.kind for series in report.series} == {"bar", "histogram"}
     assert any("What if" in table.title for table in report.tables)
 
@@ -421,7 +460,9 @@ def test_training_tells_a_dropout_that_prevents_the_fit():
     build = mlp(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.97), nn.Linear(32, 1))
     target = X[:, :1] * 2
     sick = examine(build, X, target, train=True, steps=150, lr=1e-2)
-    healthy = examine(mlp(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.05), nn.Linear(32, 1)), X, target, train=True, steps=150, lr=1e-2)
+    healthy = examine(
+        mlp(nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.05), nn.Linear(32, 1)), X, target, train=True, steps=150, lr=1e-2
+    )
     assert "DRP201" in codes(sick)
     assert "DRP201" not in codes(healthy)
     assert "DRP201" in healthy.checked

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from checks.init_symmetry_cases import DYNAMIC, ask, fill, first, mlp, noise, numbers, pair, said, zeroed
 from torch import nn
 
+from checks.init_symmetry_cases import DYNAMIC, ask, fill, first, mlp, noise, numbers, pair, said, zeroed
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch, Training
 

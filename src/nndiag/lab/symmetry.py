@@ -130,7 +130,7 @@ def meet(item: Twins, other: Twins | None) -> Twins | None:
     labels = np.arange(item.view.units)
     for group in other.groups:
         labels[group] = group[0]
-    rest = []
+    rest: list[NDArray[np.int64]] = []
     for group in item.groups:
         inner = Orbits(numbered(labels[group]))
         rest.extend(group[part] for part in inner.groups)

@@ -24,12 +24,42 @@ if TYPE_CHECKING:
 ODD = frozenset({"tanh", "Tanh", "softsign", "Softsign", "hardtanh", "Hardtanh", "tanhshrink", "Tanhshrink", "sin",
                  "softshrink", "Softshrink", "hardshrink", "Hardshrink", "Identity"})  # fmt: skip
 # Activations with f(0) = 0: a zero factor stays zero behind them.
-FIXES_ZERO = ODD | frozenset({
-    "relu", "ReLU", "relu6", "ReLU6", "gelu", "GELU", "silu", "SiLU", "mish", "Mish", "elu", "ELU", "selu", "SELU", "celu",
-    "CELU", "leaky_relu", "LeakyReLU", "prelu", "PReLU", "hardswish", "Hardswish", "rrelu", "RReLU", "NewGELUActivation",
-    "GELUActivation", "FastGELUActivation", "QuickGELUActivation", "SiLUActivation", "PytorchGELUTanh", "ReLUSquaredActivation",
-    "GELUTanh",
-})  # fmt: skip
+FIXES_ZERO = ODD | frozenset(
+    [
+        "relu",
+        "ReLU",
+        "relu6",
+        "ReLU6",
+        "gelu",
+        "GELU",
+        "silu",
+        "SiLU",
+        "mish",
+        "Mish",
+        "elu",
+        "ELU",
+        "selu",
+        "SELU",
+        "celu",
+        "CELU",
+        "leaky_relu",
+        "LeakyReLU",
+        "prelu",
+        "PReLU",
+        "hardswish",
+        "Hardswish",
+        "rrelu",
+        "RReLU",
+        "NewGELUActivation",
+        "GELUActivation",
+        "FastGELUActivation",
+        "QuickGELUActivation",
+        "SiLUActivation",
+        "PytorchGELUTanh",
+        "ReLUSquaredActivation",
+        "GELUTanh",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +175,7 @@ def zero_pairs(flow: Trace, model: nn.Module) -> list[ZeroPair]:
             silent = bias is None or not bool(bias.detach().any())
             if weight.requires_grad and weight.numel() and not bool(weight.detach().any()):
                 zero[name] = silent
-    pairs = []
+    pairs: list[ZeroPair] = []
     for step in flow.steps:
         if step.kind != "module" or not zero.get(step.name, False):
             continue

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.bench import RandomTargets, alike
-from nndiag.lab.forward import as_tensors, call, main_output
+from nndiag.lab.bench_parts import RandomTargets, alike
+from nndiag.lab.forward import call
 from nndiag.lab.symmetry import (
     Mirror,
     Twins,
@@ -32,7 +30,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from nndiag.core.subject import Batch
     from nndiag.lab.bench import Bench, Trial
     from nndiag.lab.units import UnitView
 
@@ -99,8 +96,6 @@ def first_steps(bench: Bench, loss: Callable[..., Tensor] | None = None) -> Tria
 
 def views_of(bench: Bench, pattern: Callable[[str], bool] = lambda _name: True) -> list[UnitView]:
     """Every layer's units, bare parameters turned as one forward uses them."""
-    from nndiag.lab.forward import call
-
     bench.restore()
     try:
         uses = uses_of(bench.model, lambda: call(bench.model.eval(), bench.batches[0].inputs))
@@ -135,7 +130,8 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
     trial = first_steps(bench)
     result = Judgement(trial, list(views))
     groups = [found for view in views if _learns(view, trial) and (found := twins_of(view, bench.start, tolerance))]
-    for mirror in (found for view in views if _learns(view, trial) and (found := mirrors_of(view, bench.start))):
+    pairs = (mirrors_of(view, bench.start) for view in views if _learns(view, trial))
+    for mirror in (item for item in pairs if item is not None):
         locked = still_mirrored(mirror, trial, tolerance)
         (result.mirrors if locked else result.loosened).append(locked or mirror)
     if not groups:
@@ -216,8 +212,6 @@ def _breaker(  # noqa: PLR0913, PLR0917 - one experiment, its parts
 
 
 def _pulled(item: Twins, trial: Trial) -> bool:
-    from nndiag.lab.symmetry import pulled_units
-
     pulled = pulled_units(item.view, trial)
     return any(bool(pulled[group].any()) for group in item.groups)
 
@@ -297,50 +291,3 @@ def _healed(
             helps = ("a random output layer",)
         result.append(replace(item, healed=healed, helps=helps))
     return result
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a longer training reached."""
-
-    losses: tuple[float, ...]
-    right: float | None  # share of right classes; None where targets are no classes
-    rows: int  # judged on so many
-    held_out: bool  # rows that were not trained on
-
-    @property
-    def steps(self) -> int:
-        """Steps made."""
-        return len(self.losses)
-
-
-def outcome(bench: Bench, steps: int, seconds: float) -> Outcome:
-    """Train for some steps or seconds, and count right classes on a quarter of the batches kept aside."""
-    kept = len(bench.batches) // 4
-    feed, aside = (bench.batches[:-kept], bench.batches[-kept:]) if kept else (bench.batches, bench.batches)
-    end = time.monotonic() + seconds
-    found: dict[str, Any] = {}
-
-    def last(trial: Trial) -> bool:
-        done = trial.steps >= steps or time.monotonic() > end or not trial.finite
-        if done:
-            found["share"], found["rows"] = _right(bench, aside)
-        return done
-
-    trial = bench.run(steps, until=last, batches=feed)
-    return Outcome(tuple(trial.losses), found.get("share"), found.get("rows", 0), bool(kept))
-
-
-def _right(bench: Bench, batches: Sequence[Batch]) -> tuple[float | None, int]:
-    right = total = 0
-    with torch.no_grad():
-        for batch in batches:
-            targets = as_tensors(batch.targets)
-            answer = main_output(call(bench.model, batch.inputs))
-            if not isinstance(targets, torch.Tensor) or targets.is_floating_point() or answer.dim() != 2:
-                return None, 0
-            if targets.shape != answer.shape[:1] or answer.shape[1] < 2:
-                return None, 0
-            right += int((answer.argmax(1) == targets.to(answer.device)).sum())
-            total += int(targets.numel())
-    return (right / total if total else None), total

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nndiag.lab.bench import RandomTargets, set_mode
+from nndiag.lab.bench import set_mode
+from nndiag.lab.bench_parts import RandomTargets
 from nndiag.lab.roles import ACTIVATION, AFFINE, ATTENTION, NORMALISER, RECURRENT
 from nndiag.lab.sites import trace
 from nndiag.science.signal import between_share, mean_cosine
@@ -93,7 +94,7 @@ class _Listener:
         if call.role == ACTIVATION and call.op in CUTS:
             _count_dead(site, result, self.samples)
         if result.requires_grad:
-            result.register_hook(lambda grad, site=site: _heard(site, grad))
+            result.register_hook(lambda grad, site=site: _heard(site, grad))  # type: ignore[no-untyped-call]
         self.by_index[call.index] = site
 
 
@@ -118,7 +119,7 @@ def _count_dead(site: Site, result: Tensor, samples: int) -> None:
     """Count units (the channel axis of maps, the last axis otherwise) that are zero everywhere."""
     if result.dim() < 2 or result.shape[0] != samples:
         return
-    axis = 1 if site.call.module is not None and _is_map(site, result) else _channel_axis(result)
+    axis = 1 if result.dim() >= 4 else result.dim() - 1
     rest = [index for index in range(result.dim()) if index != axis]
     zero = (result.detach() == 0).to(torch.float64).mean(dim=rest)
     site.units = int(result.shape[axis])
@@ -126,15 +127,6 @@ def _count_dead(site: Site, result: Tensor, samples: int) -> None:
     site.dead, site.always = int(quiet.numel()), int((zero == 0).sum())
     site.quiet = tuple(int(unit) for unit in quiet[:4096])
     site.seen = int(result.numel() // max(1, site.units))
-
-
-def _is_map(site: Site, result: Tensor) -> bool:
-    del site
-    return result.dim() == 4
-
-
-def _channel_axis(result: Tensor) -> int:
-    return 1 if result.dim() >= 4 else result.dim() - 1
 
 
 def measure(bench: Bench, inputs: Any, samples: int) -> Signals:

@@ -137,7 +137,7 @@ def _views_of(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator
     elif isinstance(module, nn.Linear):
         yield _plain(name, module, "linear", lambda w: w.flatten(1), module.out_features)
     elif kind == "Conv1D" and _weight_name(module) is not None:  # Hugging Face's, kept as (in, out)
-        yield _plain(name, module, "linear", lambda w: w.t(), int(module.weight.shape[1]))  # type: ignore[union-attr,index,arg-type]
+        yield _plain(name, module, "linear", lambda w: w.t(), int(module.weight.shape[1]))  # type: ignore[index]
     else:
         yield from _bare(name, module, uses)
 
@@ -163,7 +163,7 @@ def _weight_name(module: nn.Module) -> str | None:
     return None
 
 
-def _plain(
+def _plain(  # noqa: PLR0913, PLR0917 - a view's parts
     name: str, module: nn.Module, kind: str, turn: Callable[[Tensor], Tensor], units: int,
     classes: tuple[int, ...] | None = None,
 ) -> UnitView:  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-_EMBEDDING = re.compile(r"(^|[._])(embed\w*|wte|word_embeddings|tok_embeddings|shared|lm_head)($|[._])", re.I)
+_EMBEDDING = re.compile(r"(^|[._])(embed\w*|wte|word_embeddings|tok_embeddings|shared|lm_head)($|[._])", re.IGNORECASE)
 _TABLE = re.compile(
     r"(^|[._])(wpe|\w*posit\w*)($|[._])", re.IGNORECASE
 )  # often computed: sines of nearly equal columns
@@ -173,28 +173,26 @@ def survey(
 
 
 def _with_bias(groups: list[NDArray[np.int64]], bias: NDArray[np.float64], tolerance: float) -> list[NDArray[np.int64]]:
-    rest = []
+    rest: list[NDArray[np.int64]] = []
     for group in groups:
-        for part in near(bias[group], tolerance).groups:
-            rest.append(group[part])
+        rest.extend(group[part] for part in near(bias[group], tolerance).groups)
     return rest
 
 
 def _look(layer: Layer, tensor: Tensor, tolerance: float) -> Survey:
     """Groups of equal units, whether all is zero or some is no number, and equal input columns."""
-    rows = _matrix(tensor, layer)
+    rows: NDArray[Any] = _matrix(tensor, layer)
     found = identical(rows)
     if not found.groups and rows.size <= NEAR_ENTRIES and rows.dtype.kind == "f":
         found = near(rows, tolerance)
+    # Zero rows are pruned or padding: they are no group of equals.
     groups = [group for group in found.groups if np.any(_values(rows[group[0]]))]
     zero = found.width == 1 and not np.any(_values(rows[0]))
-    dead = [group for group in found.groups if not np.any(_values(rows[group[0]]))]
     width = layer.units - sum(group.size - 1 for group in groups) if not zero else 1
-    del dead  # zero rows are pruned or padding: they are no group of equals
     columns = None
     if layer.gates == 1 and rows.size <= NEAR_ENTRIES:
         columns = identical(np.ascontiguousarray(rows.T)).labels
-    return Survey(layer.units, width, groups, zero=zero, nonfinite=_nonfinite(rows, found.groups), columns=columns)
+    return Survey(layer.units, width, groups, zero=zero, nonfinite=_nonfinite(rows), columns=columns)
 
 
 def _matrix(tensor: Tensor, layer: Layer) -> NDArray[np.generic]:
@@ -212,13 +210,12 @@ def _matrix(tensor: Tensor, layer: Layer) -> NDArray[np.generic]:
     return np.moveaxis(array, layer.axis, 0).reshape(layer.units, -1) if array.ndim > 2 else array.T
 
 
-def _values(row: NDArray[np.generic]) -> NDArray[np.generic]:
+def _values(row: NDArray[Any]) -> NDArray[np.generic]:
     return row & 0x7FFF if row.dtype == np.uint16 else row
 
 
-def _nonfinite(rows: NDArray[np.generic], groups: list[NDArray[np.int64]]) -> bool:
+def _nonfinite(rows: NDArray[Any]) -> bool:
     """Whether a sample of the rows holds NaN or infinity (whole small tensors, a thousand rows of large ones)."""
-    del groups
     sample = rows if rows.size <= NEAR_ENTRIES else rows[:: max(1, rows.shape[0] // 1000)]
     if rows.dtype == np.uint16:
         return bool(((sample & 0x7F80) == 0x7F80).any())

@@ -135,7 +135,7 @@ def stable_rank(matrix: NDArray[np.floating], iterations: int = 12) -> float:
     square = float(np.einsum("ij,ij->", wide, wide))
     if square == 0.0 or not np.isfinite(square):
         return 0.0
-    v: NDArray[np.float64] = np.random.default_rng(22).standard_normal(wide.shape[1])
+    v: NDArray[np.float64] = np.asarray(np.random.default_rng(22).standard_normal(wide.shape[1]))
     top = 0.0
     for _ in range(iterations):
         v = np.asarray(wide.T @ (wide @ v))
@@ -143,5 +143,5 @@ def stable_rank(matrix: NDArray[np.floating], iterations: int = 12) -> float:
         if length == 0.0:
             return 0.0
         v /= length
-        top = float(np.linalg.norm(wide @ v)) ** 2
-    return square / top
+        top = np.linalg.norm(wide @ v).item() ** 2
+    return float(square / top)

@@ -11,6 +11,7 @@ from nndiag.core.findings import Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Subject
 

@@ -60,7 +60,7 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
     elif path.zero:
         cause = f'"{first}" is zero and what reads it passes no gradient at zero'
         why = "torch's relu'(0) is 0: units that start at exactly zero output get no gradient and stay there"
-        cure = "use the default initialisation or nn.init.kaiming_normal_, or an activation with slope at 0 (LeakyReLU, GELU)"
+        cure = "use nn.init.kaiming_normal_ or the default initialisation, or slope at 0 (LeakyReLU, GELU)"
     else:
         cause = f'the activation behind "{first}" is off for every input'
         why = "where every unit of a layer is switched off, no gradient passes, and its biases can never rise again"

@@ -83,7 +83,6 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
     view, rest = first.view, first.rest or first.twins
     names = [item.view.label for item in verdicts]
     words, readers = condition(scene, rest)
-    stuck = rest.size - len(rest.groups)
     size = f"{first.twins.width} distinct units of {view.units} at the start, {rest.width} after {first.steps} steps"
     also = f" (likewise {', '.join(names[1:])})" if names[1:] else ""
     evidence = Evidence(
@@ -113,7 +112,7 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
         low, exact = first.gaps or (0.0, 0.0)
         return found(
             "SYM203",
-            f'{stuck + len(rest.groups)} identical units in "{view.label}" are told apart by rounding only: {size} in float64',
+            f'{rest.size} identical units in "{view.label}" are told apart by rounding only: {size} in float64',
             where=where,
             evidence=Evidence(
                 value=low,
@@ -130,7 +129,7 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
     if first.kind == "dropout only":
         return found(
             "SYM204",
-            f'{stuck + len(rest.groups)} identical units in "{view.label}" are told apart by dropout only: {size} without it',
+            f'{rest.size} identical units in "{view.label}" are told apart by dropout only: {size} without it',
             where=where,
             evidence=evidence,
             means="random masks break the tie, the loss does not: the units part slowly and start as one",

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Batch, Subject
     from nndiag.lab.bench import Bench
     from nndiag.lab.symmetry_dead import Starvation
-    from nndiag.lab.symmetry_judge import Judgement, Outcome
+    from nndiag.lab.symmetry_judge import Judgement
+    from nndiag.lab.symmetry_outcome import Outcome
     from nndiag.lab.symmetry_signal import Signals
     from nndiag.lab.units import UnitView
 

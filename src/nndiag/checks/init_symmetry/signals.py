@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nndiag.checks.init_symmetry.live import Scene
-    from nndiag.core.findings import Observation, Where
+    from nndiag.core.findings import Observation
     from nndiag.lab.symmetry_signal import Signals, Site
 
 CODES = ("SYM101", "SYM102", "SYM103")
@@ -21,6 +21,7 @@ FEW = 8  # inputs below which nothing is said about "every input"
 SEEN = 32  # inputs times positions that a dead unit was silent on
 KEPT = 0.01  # share between inputs that the chain must have had before it is called lost
 THROUGH = ("shape", "dropout", "pool", "activation", "normaliser")
+MOST_ENTRIES = 4_000_000  # of one watched forward
 EXCESS = 1e12  # second moment that no layer of a trainable network has
 
 
@@ -32,11 +33,10 @@ def wide_batch(scene: Scene) -> tuple[Any, int]:
 
     batches = scene.bench.batches
     parts = [batch.inputs for batch in batches]
-    if len(parts) > 1 and all(isinstance(part, torch.Tensor) for part in parts):
-        if len({part.shape[1:] for part in parts}) == 1:
-            joined = torch.cat(parts)[: scene.check.samples]
-            if joined.numel() <= 4_000_000:
-                return joined, int(joined.shape[0])
+    alike = all(isinstance(part, torch.Tensor) for part in parts) and len({part.shape[1:] for part in parts}) == 1
+    if len(parts) > 1 and alike and sum(part.numel() for part in parts) <= MOST_ENTRIES:
+        joined = torch.cat(parts)[: scene.check.samples]
+        return joined, int(joined.shape[0])
     return parts[0], _rows(batches[0])
 
 
@@ -89,10 +89,6 @@ def _between_normalisers(seen: Signals, chain: list[Site]) -> list[list[Site]]:
     return parts
 
 
-def _where(scene: Scene, site: Site) -> Where:
-    return site.call.place
-
-
 def _forgotten(scene: Scene, seen: Signals, chains: list[list[Site]]) -> Any:
     """Different inputs, one representation: judged where a chain of layers loses what it had."""
     if seen.samples < FEW:
@@ -117,7 +113,7 @@ def _forgotten(scene: Scene, seen: Signals, chains: list[list[Site]]) -> Any:
             "SYM103",
             f'different inputs reach "{last.name}" as the same representation: {last.read_share:.2g} of its second '
             f"moment differs between inputs (cosine about {cosine:.4f})",
-            where=_where(scene, last),
+            where=last.call.place,
             evidence=Evidence(
                 value=last.read_share,
                 unit="share of the second moment",
@@ -169,7 +165,7 @@ def _scale(scene: Scene, seen: Signals, chains: list[list[Site]], forgotten: set
             "SYM102",
             f"the {what} {word} {max(worst, 1 / worst):.2g} times in second moment over {layers} layers, "
             f'"{chain[0].name}" to "{inner[-1].name}" ({per_layer:.3g} per layer)',
-            where=_where(scene, chain[0]),
+            where=chain[0].call.place,
             evidence=Evidence(
                 value=worst,
                 unit="ratio of second moments",
@@ -199,7 +195,7 @@ def _overflow(scene: Scene, seen: Signals) -> Iterator[Observation]:
     finding = found(
         "SYM102",
         f'the signal reaches a second moment of {site.outgoing:.2g} at "{site.name}"',
-        where=_where(scene, site),
+        where=site.call.place,
         evidence=Evidence(value=site.outgoing, unit="second moment", threshold=EXCESS, n={"samples": seen.samples}),
         means="the first step will be huge or not a number",
         fix="scale the weights to the fan-in (nn.init.kaiming_normal_), or normalise",
@@ -237,7 +233,7 @@ def _dead(scene: Scene, seen: Signals) -> Iterator[Observation]:
         finding = found(
             "SYM101",
             f'{dead} of {site.units} units behind "{site.name}" are zero for every input ({dead / site.units:.0%})',
-            where=_where(scene, site),
+            where=site.call.place,
             evidence=Evidence(
                 value=dead / site.units,
                 unit="share of units",

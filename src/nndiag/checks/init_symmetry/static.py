@@ -34,7 +34,10 @@ def examine(scene: Scene) -> Iterator[Observation]:
     for pair in pairs:
         if scene.check.wants_layer(pair.first) or scene.check.wants_layer(pair.second):
             yield _kept(scene, _zero_finding(scene, pair.first, pair.second))
+    learned = scene.bench.parameters
     for view in scene.views:
+        if any(name not in learned for name in view.weights):
+            continue  # frozen: a computed table, a fixed filter
         twins = twins_of(view, table, scene.check.tolerance)
         if twins is not None and view.module not in zeroed and (kept := _trap(scene, twins)) is not None:
             yield _kept(scene, _twin_finding(scene, *kept))

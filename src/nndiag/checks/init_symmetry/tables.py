@@ -74,9 +74,9 @@ def _layers(scene: Scene) -> Iterator[Observation]:
 
 
 def _outcome(scene: Scene) -> Iterator[Observation]:
-    """Where something started identical or dead and targets are classes: what a longer training reaches all the same."""
+    """Where something started identical and targets are classes: what a longer training reaches all the same."""
     from nndiag.checks.init_symmetry.live import own_bench
-    from nndiag.lab.symmetry_judge import outcome
+    from nndiag.lab.symmetry_outcome import outcome
 
     judgement = scene.judgement
     if judgement is None or not judgement.verdicts or scene.bench.objective is None or scene.steps < 1:
@@ -88,7 +88,8 @@ def _outcome(scene: Scene) -> Iterator[Observation]:
     scene.outcome = outcome(own_bench(scene, MANY_BATCHES, MANY_ROWS), scene.steps, seconds)
     if scene.outcome.right is None:
         return
-    where = f"{scene.outcome.rows} rows {'held out' if scene.outcome.held_out else 'trained on'}, {scene.outcome.steps} steps"
+    kind = "held out" if scene.outcome.held_out else "trained on"
+    where = f"{scene.outcome.rows} rows {kind}, {scene.outcome.steps} steps"
     yield Measurement("accuracy", scene.outcome.right, "share of right classes", where)
     yield Measurement("loss_first", scene.outcome.losses[0], "nats")
     yield Measurement("loss_last", scene.outcome.losses[-1], "nats")
@@ -155,5 +156,11 @@ def _answer(scene: Scene) -> str:
         return lead + "; ".join(parts) + "."
     if broken:
         by = ", ".join(sorted({item.kind for item in broken}))
-        return f"Nothing is trapped: of {scope}, {len(broken)} layer(s) start with identical units and come apart within {steps} steps, by: {by}{_reached(scene)}."
-    return f"Nothing is trapped: {scope}, all different at the start or told apart within {steps} steps, and gradient arrives."
+        return (
+            f"Nothing is trapped: of {scope}, {len(broken)} layer(s) start with identical units and come apart within "
+            f"{steps} steps, by: {by}{_reached(scene)}."
+        )
+    return (
+        f"Nothing is trapped: {scope}, all different at the start or told apart within {steps} steps, and gradient "
+        "arrives."
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError, NothingApplicableError
@@ -29,22 +30,21 @@ def examine_weights(check: InitSymmetry, subject: Subject) -> Iterator[Observati
     weights = subject.weights
     assert weights is not None  # noqa: S101 - the caller has looked
     layers = plan(weights.shapes)
+    total = sum(math.prod(shape) for shape in weights.shapes.values())
     chosen = [layer for layer in layers if check.wants_layer(layer.module)]
-    yield Fact("parameters", weights.parameters, f"{weights.parameters:,} parameters")
+    yield Fact("parameters", total, f"{total:,} parameters")
     yield Fact("layers", len(chosen), f"weights alone: {len(chosen)} layers")
     if not chosen:
         raise NothingApplicableError("no weight here has units", hint="a matrix or a convolution is looked for")
-    seen = 0
     surveyed: dict[str, Any] = {}
-    for label, result in survey(chosen, weights.tensors(), check.tolerance):
-        seen += 1
+    for seen, (label, result) in enumerate(survey(chosen, weights.tensors(), check.tolerance), start=1):
         surveyed[label] = result
         yield Step(label, min(0.99, seen / max(1, len(chosen))))
-    yield from _verdicts(check, chosen, surveyed)
+    yield from _verdicts(chosen, surveyed)
     yield from (Skip(code, "weights alone: name the model with --weights to run it") for code in RUN_CODES)
 
 
-def _verdicts(check: InitSymmetry, layers: list[Layer], surveyed: Mapping[str, Any]) -> Iterator[Observation]:
+def _verdicts(layers: list[Layer], surveyed: Mapping[str, Any]) -> Iterator[Observation]:
     """Findings, table and answer from what the tensors showed."""
     from nndiag.lab.units_named import reader_of
 
@@ -76,20 +76,16 @@ def _verdicts(check: InitSymmetry, layers: list[Layer], surveyed: Mapping[str, A
     yield from findings
     yield from (Judged(code) for code in ("SYM001", "SYM002"))
     yield Skip("SYM003", "the activations are not known from weights alone")
-    distinct = [[layer.label, layer.units, layer.units, "distinct", "ok"] for layer in layers]
+    distinct: list[list[Scalar]] = [[layer.label, layer.units, layer.units, "distinct", "ok"] for layer in layers]
     rest = [row for row in distinct if row[0] not in {item[0] for item in rows}]
     yield Table("units", ("layer", "units", "distinct", "state", "status"), [*rows, *rest][:MOST_ROWS], main=True)
     units = sum(layer.units for layer in layers)
     yield Measurement("units", units, "units")
     if findings:
         worst = findings[0]
-        yield Answer(
-            f'{len(findings)} layer(s) hold identical units or zero paths, first "{worst.where.module}": {worst.message}.'
-        )
+        yield Answer(f"{len(findings)} layer(s) hold identical units or zero paths; first, {worst.message}.")
     else:
-        yield Answer(
-            f"By the weights alone nothing is trapped: {units:,} units in {len(layers)} layers, no two told to be equal."
-        )
+        yield Answer(f"By the weights alone nothing is trapped: {units:,} units in {len(layers)} layers, none equal.")
 
 
 def _groups(result: Any, far: Any) -> list[Any]:
@@ -122,8 +118,8 @@ def _twins(layer: Layer, result: Any, groups: list[Any], reader: str | None, *, 
             detail=f"tensor {layer.weight}; groups {shown}",
         ),
         means="units with equal incoming and outgoing weights get equal gradients and stay one unit",
-        fix="use the default initialisation or nn.init.kaiming_normal_; Keras: kernel_initializer='he_normal'. Name the "
-        "model (MODEL --weights FILE) to see whether they come apart",
+        fix="use the default initialisation or nn.init.kaiming_normal_; Keras: kernel_initializer='he_normal'. Name "
+        "the model (MODEL --weights FILE) to see whether they come apart",
     )
 
 
@@ -156,6 +152,8 @@ def examine_still(check: InitSymmetry, subject: Subject) -> Iterator[Observation
         raise NothingApplicableError("the model has no layer with units", hint=f"and it was not run: {reason}")
     count = 0
     for view in views:
+        if not all(table[name].requires_grad for name in view.weights):
+            continue
         twins = twins_of(view, table, check.tolerance)
         if twins is None or not any(view.rows(table)[group].any() for group in twins.groups):
             continue
