@@ -55,7 +55,7 @@ def test_text_in_a_column_of_numbers_names_line_and_column(tmp_path):
 
 
 def test_a_line_with_too_few_cells_is_named(tmp_path):
-    with pytest.raises(NndiagError, match="line 3 of .* has 1 cells, the first has 2"):
+    with pytest.raises(NndiagError, match=r"line 3 of .* has 1 cells, the first has 2"):
         numbers(write(tmp_path, "a,b\n1,2\n3\n"))
 
 

@@ -97,8 +97,9 @@ class EntropyFloor:
 
     def _without_labels(self, recipe: Recipe, predictions: Source | None, curve: Any) -> Iterator[Observation]:
         """A curve and a number of classes: certain labels are assumed, and said to be."""
-        from nndiag.checks.entropy_floor.curve import judge_curve, standing_of
+        from nndiag.checks.entropy_floor.curve import judge_curve
         from nndiag.checks.entropy_floor.levels import levels_of_classes, structures_of
+        from nndiag.checks.entropy_floor.standing import standing_of
 
         if predictions is not None or recipe.classes is None or recipe.loss == "bce":
             raise UsageError("missing LABELS", hint="nndiag entropy-floor labels.npy, or --classes C for hard labels")
@@ -168,10 +169,11 @@ class EntropyFloor:
     def _losses(
         self, measured: Measured, levels: Levels, predictions: Source | None, curve: Any, model: Where | None
     ) -> Iterator[Observation]:
-        from nndiag.checks.entropy_floor.curve import judge_curve, standing_of
+        from nndiag.checks.entropy_floor.curve import judge_curve
         from nndiag.checks.entropy_floor.levels import structures_of
         from nndiag.checks.entropy_floor.predictions import judge_predictions, loss_dtype
         from nndiag.checks.entropy_floor.report import headline, losses_seen
+        from nndiag.checks.entropy_floor.standing import standing_of
 
         judged = predictions is not None or curve is not None
         structures = structures_of(measured, levels, measured.recipe) if judged else {}
