@@ -65,8 +65,8 @@ def on_meta() -> Iterator[None]:
 def recipe_of(source: Any) -> Callable[[], nn.Module] | None:
     """Return the bare factory behind a source, None for an instance: what builds a model where the context says.
 
-    A source's own `make` copies to its device, compares builds and keeps one; none of that is wanted for a model without
-    memory or with fewer rows.
+    A source's own `make` copies to its device, compares builds and keeps one; none of that is wanted for a
+    model without memory or with fewer rows.
     """
     while hasattr(source, "prepare") and hasattr(source, "source"):
         source = source.source
@@ -75,7 +75,7 @@ def recipe_of(source: Any) -> Callable[[], nn.Module] | None:
 
 
 def skeleton(source: ModelSource, seed: int = 0) -> nn.Module | None:
-    """Build the model on the meta device, or return None where its construction needs real numbers."""
+    """Build the model on the meta device; None where its construction needs real numbers."""
     build = recipe_of(source)
     if build is None:
         instance = getattr(source, "instance", None)
@@ -147,7 +147,7 @@ def _keras_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     flatten = getattr(model, "_flatten_layers", None)
     if flatten is None or type(model).__module__.split(".")[0] not in {"keras"} | _keras_bases(model):
         return []
-    return [(layer.name, layer) for layer in flatten() if isinstance(layer, nn.Module)]
+    return [(str(layer.name), layer) for layer in flatten() if isinstance(layer, nn.Module)]
 
 
 def _keras_bases(model: nn.Module) -> set[str]:

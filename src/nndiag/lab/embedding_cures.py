@@ -85,7 +85,7 @@ def run_sparse(
     optimizers = [make(tables)]
     if others:
         optimizers.append(make_optimizer(training, others))
-    padding = next((module.padding_idx for module in model.modules() if _padded(module)), 0)
+    padding: Any = next((module.padding_idx for module in model.modules() if _padded(module)), 0)
     blank = Batch(mapped(batch.inputs, lambda item: _blanked(item, int(padding or 0))), batch.targets)
     return run_steps(model, [batch, batch, blank], training, optimizers, clip=clip)
 
@@ -101,7 +101,7 @@ def run_steps(
     """Make one step per batch and return what stopped it, "" when nothing did."""
     model.train()
     try:
-        with torch.sparse.check_sparse_tensor_invariants(enable=False):
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
             for batch in batches:
                 training_step(model, batch, loss_function(model, batch, training), optimizers, clip=clip)
     except NndiagError as error:

@@ -41,7 +41,7 @@ def candidates(model: nn.Module, rows: int, batch: int, length: int, *, seed: in
         if item.default is inspect.Parameter.empty
         and item.kind in {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
     ] or (["ids"] if not parameters or inspect.Parameter.VAR_POSITIONAL in kinds or names else [])
-    shapes = ((batch, length), (batch,), (length, batch), (batch * length,))
+    shapes: tuple[tuple[int, ...], ...] = ((batch, length), (batch,), (length, batch), (batch * length,))
     if any("offset" in name.lower() for name in required):
         shapes = shapes[-1:]
     for shape in shapes:

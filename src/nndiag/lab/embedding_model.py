@@ -100,7 +100,7 @@ def training_step(
     return after_forward - begun, after_backward - after_forward, time.perf_counter() - after_backward
 
 
-def time_model(
+def time_model(  # noqa: PLR0913 - budgets, by name
     model: nn.Module,
     batch: Batch,
     training: Training,
@@ -128,7 +128,7 @@ def time_model(
     batch = Batch(batch.inputs, move(batch.targets, device) if batch.targets is not None else None)
     model.train()
     taken: list[tuple[float, float, float]] = []
-    with threads(1), seeded(0), torch.sparse.check_sparse_tensor_invariants(enable=False):
+    with threads(1), seeded(0), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
         loss = loss_function(model, batch, training)
         begun = time.perf_counter()
         _guarded(model, batch, loss, optimizers, clip)

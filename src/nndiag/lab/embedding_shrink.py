@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ _WORDS = ("num_embeddings", "in_features", "out_features")
 
 def _clamped(init: Callable[..., None], places: tuple[int, ...], rows: Mapping[int, int]) -> Callable[..., None]:
     @functools.wraps(init)
-    def built(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+    def built(self: Any, *args: Any, **kwargs: Any) -> None:
         values = [
             rows.get(item, item) if i in places and isinstance(item, int) else item for i, item in enumerate(args)
         ]
@@ -78,12 +78,12 @@ def shrink(model: nn.Module, rows: Mapping[int, int]) -> None:
 
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.num_embeddings in rows:
-            module.weight = cut(module.weight, (0,))
+            module.weight = cut(cast("nn.Parameter", module.weight), (0,))
             module.num_embeddings = rows[module.num_embeddings]
             if module.padding_idx is not None:
                 module.padding_idx = min(module.padding_idx, module.num_embeddings - 1)
         elif isinstance(module, nn.Linear) and (module.out_features in rows or module.in_features in rows):
-            module.weight = cut(module.weight, (0, 1))
+            module.weight = cut(cast("nn.Parameter", module.weight), (0, 1))
             if module.bias is not None and module.out_features in rows:
                 module.bias = cut(module.bias, (0,))
             module.out_features, module.in_features = module.weight.shape

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # These overwrite their first argument without reading it.
 BLIND = frozenset({"zero_", "fill_", "copy_", "_foreach_zero_", "_foreach_copy_", "uniform_", "normal_"})
+MAKERS = frozenset({"zeros_like", "ones_like", "full_like", "rand_like", "randn_like"})  # only the shape counts
 PROBE_ROWS, PROBE_DIM = 32, 8
 
 
@@ -38,7 +39,7 @@ class TableOp:
 
 
 @dataclass
-class TrafficCounter(TorchDispatchMode):
+class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operation that touches at least `numel` elements of one tensor.
 
     Args:
@@ -50,7 +51,7 @@ class TrafficCounter(TorchDispatchMode):
 
     def __post_init__(self) -> None:
         """Start the mode itself."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and note what it read and wrote."""
@@ -66,20 +67,21 @@ class TrafficCounter(TorchDispatchMode):
         return {_memory(leaf): leaf for leaf in leaves if leaf.layout == torch.strided and leaf.numel() >= self.numel}
 
     def _judge(self, func: Any, args: Any, kwargs: Any, result: Any) -> TableOp:
-        name = func._schema.name.split("::")[-1]
+        schema = func._schema  # noqa: SLF001 - the only place where torch says what it mutates
+        name = schema.name.split("::")[-1]
         read: set[int] = set()
         written: set[int] = set()
-        for argument, value in _bind(func._schema.arguments, args, kwargs):
+        for argument, value in _bind(schema.arguments, args, kwargs):
             memories = set(self._large(value))
             mutated = argument.alias_info is not None and argument.is_write
             # fused kernels declare the gradient mutable, but write it only to unscale it
             if mutated and not (argument.name == "grads" and kwargs.get("grad_scale") is None):
                 written |= memories
-            blind = name in BLIND and argument.name == "self"
+            blind = argument.name == "self" and (name in BLIND or name in MAKERS)
             if not blind and not argument.is_out:
                 read |= memories
         outputs = set(self._large(result))
-        views = any(item.alias_info is not None and not item.alias_info.is_write for item in func._schema.returns)
+        views = any(item.alias_info is not None and not item.alias_info.is_write for item in schema.returns)
         if views or name in {"empty_like", "empty", "detach", "empty_strided", "alias"}:
             return TableOp(name, 0, 0, 0)
         return TableOp(name, len(read), len(written), len(outputs - read - written))
@@ -92,7 +94,7 @@ def _bind(declared: Sequence[Any], args: Any, kwargs: Any) -> list[tuple[Any, An
 
 
 def _memory(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
+    return tensor.untyped_storage().data_ptr()
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,7 @@ def _of_text(opened: Opened) -> Tokens:
     first = _first_words(opened)
     if not first:
         raise NothingApplicableError(f"{opened.shown} holds no words", hint="it is blank")
-    if all(_NUMBER.fullmatch(word) for word in first):
+    if sum(_NUMBER.fullmatch(word) is not None for word in first) > 0.9 * len(first):
         return Tokens(opened.shown, "ids", None, lambda: _numbers(opened))
     if all(_NUMBER.fullmatch(word) or _DECIMAL.fullmatch(word) for word in first):
         raise NndiagError(f"{opened.shown} holds fractions, and ids are whole numbers", hint="write ids as integers")

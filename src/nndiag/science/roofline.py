@@ -36,7 +36,9 @@ GPU = Machine("a data-centre GPU, 1.5 TB/s, 20 TFLOP/s", stream=1.5e12, fresh=1.
 
 
 def seconds(machine: Machine, *, moved: float = 0.0, fresh: float = 0.0, flops: float = 0.0) -> float:
-    """Lower bound of the time of one operation (Williams, Waterman & Patterson 2009): the larger of memory and arithmetic.
+    """Lower bound of the time of one operation: the larger of memory and arithmetic.
+
+    Source: Williams, Waterman & Patterson 2009, CACM 52(4).
 
     Args:
         machine: Its measured or assumed rates.
@@ -67,7 +69,7 @@ class Line:
         return self.intercept + self.slope * x
 
     def interval(self, x: float) -> tuple[float, float]:
-        """95 % prediction interval at x, Student's t on the residuals; repetitions stand in when only two points exist."""
+        """95 % prediction interval at x: Student's t on the residuals; two points fall back on their repetitions."""
         freedom = self.points - 2
         deviation = max(self.noise, self.residual if freedom > 0 else 0.0)
         quantile = float(stdtrit(freedom, 0.975)) if freedom > 0 and self.residual >= self.noise else 1.96

@@ -1,8 +1,8 @@
 """What one optimizer step does with a table: passes, bytes, resident copies.
 
 A *pass* is one full read or one full write of the table (V rows of D elements). Every elementwise operation of an
-optimizer costs a known number of them, so the cost of a step follows from the list of its operations. The lists below were
-read in torch/optim (torch 2.13) and are verified against torch itself by counting at the dispatcher.
+optimizer costs a known number of them, so the cost of a step follows from the list of its operations. The
+lists below were read in torch/optim (torch 2.13) and are verified against torch itself by counting at the dispatcher.
 
 Axes: V rows of the table, D its width, N lookups per step, U distinct rows among them.
 """
@@ -63,11 +63,14 @@ _CATALOGUE: dict[str, Variant] = {
     "sparse_adam": _variant("", "", "", (0, 0), 2),  # it refuses dense gradients: no dense pass at all
 }
 
-# How weight decay enters: coupled adds g + wd * p in new memory, decoupled scales p in place; fused kernels do both on the fly.
+# How weight decay enters: coupled adds g + wd * p in new memory, decoupled scales p in place; fused kernels do
+# both on the fly.
 _DECOUPLED = frozenset({"adamw", "adafactor"})
+# foreach kernels that, once weight decay has made a fresh gradient, go on in place on it
+_DECAYED = {("adagrad", FOREACH): "2a113", ("adamax", FOREACH): "211123"}
 NAMES = (
-    "sgd", "momentum", "nesterov", "adam", "adamw", "adagrad", "rmsprop", "nadam", "adamax", "adadelta", "radam", "adafactor",
-    "sparse_adam",
+    "sgd", "momentum", "nesterov", "adam", "adamw", "adagrad", "rmsprop", "nadam", "adamax", "adadelta", "radam",
+    "adafactor", "sparse_adam",
 )  # fmt: skip
 _ALIASES = {
     "sparseadam": "sparse_adam",
@@ -165,6 +168,7 @@ def optimizer_cost(options: OptimizerOptions) -> OptimizerCost:
     fused = options.implementation == FUSED
     if options.weight_decay and not fused:
         decoupled = options.name in _DECOUPLED
+        ops = _DECAYED.get((options.name, options.implementation), ops)
         ops = ("1" if decoupled else "b") + ops
         temporaries += not decoupled
     reads, writes, fresh = (sum(_OPS[op][column] for op in ops) for column in range(3))
@@ -190,7 +194,8 @@ def fused_twin(options: OptimizerOptions) -> OptimizerOptions | None:
     return replace(options, implementation=FUSED) if has_fused(options.name) else None
 
 
-# Rows of U that a sparse step reads and writes, beside sorting the N ids: coalescing writes the values once and reads N of
+# Rows of U that a sparse step reads and writes, beside sorting the N ids: coalescing writes the values once
+# and reads N of
 # them; SparseAdam gathers and scatters p, m and v around some ten operations on U rows (torch/optim/_functional.py).
 SPARSE_PASSES = {"sparse_adam": 24, "sgd": 3, "adagrad": 14}
 SPARSE_STATE = {"sparse_adam": 2, "sgd": 0, "adagrad": 1}
@@ -242,8 +247,9 @@ class Surroundings:
 def extra_passes(around: Surroundings) -> tuple[Extra, ...]:
     """List what else passes over a dense table in one optimizer step.
 
-    Each micro-batch zero-fills a fresh gradient (one write); all but the first are added to the kept one (three). Clipping
-    reads once for the norm, then reads and writes to scale; unscaling reads and writes; zeroing a kept gradient writes once.
+    Each micro-batch zero-fills a fresh gradient (one write); all but the first are added to the kept one
+    (three). Clipping reads once for the norm, then reads and writes to scale; unscaling reads and writes;
+    zeroing a kept gradient writes once.
 
     Args:
         around: The training loop.

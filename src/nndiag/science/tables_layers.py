@@ -50,7 +50,7 @@ def one_hot_flops(rows: int, dim: int, lookups: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Bandwidths as TorchRec's planner takes them (defaults of torchrec/distributed/planner/constants.py), bytes per ms."""
+    """Bandwidths in bytes per ms; defaults of torchrec/distributed/planner/constants.py."""
 
     memory: float = 897 * 1024**3 / 1000
     intra_node: float = 600 * 1024**3 / 1000
@@ -71,14 +71,14 @@ OPTIMIZER_PASSES = 9.22  # TorchRec's measured factor for "SGD + Fill + BUnary",
 DENSE_KERNEL_SHARE = 0.5  # of the memory bandwidth that an unfused lookup reaches
 
 
-def data_parallel_terms(
+def data_parallel_terms(  # noqa: PLR0913 - the planner's own inputs
     rows: int, dim: int, batch: int, world: int, hardware: Hardware | None = None, *, itemsize: int = 4
 ) -> PlannerTerms:
     """Reproduce the planner's cost of a replicated (data-parallel) table with one id per sample.
 
-    Source: pytorch/torchrec a48cef7, planner/shard_estimators.py and constants.py: forward reads ids and rows and writes the
-    output at half the memory bandwidth, backward costs twice that, communication is a ring all-reduce plus the dense
-    optimizer's 9.22 table passes.
+    Source: pytorch/torchrec a48cef7, planner/shard_estimators.py and constants.py: forward reads ids and rows
+    and writes the output at half the memory bandwidth, backward costs twice that, communication is a ring
+    all-reduce plus the dense optimizer's 9.22 table passes.
 
     Args:
         rows: V.

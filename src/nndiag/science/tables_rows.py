@@ -1,8 +1,8 @@
 """How far a row moves when it is seen once, rarely or never.
 
-Dense Adam keeps moving a row on the tail of its momentum after the row was seen; SparseAdam moves it once. AdamW shrinks
-rows that are never seen. Everything is in units of the learning rate and ignores eps, which is right for gradients well
-above it.
+Dense Adam keeps moving a row on the tail of its momentum after the row was seen; SparseAdam moves it once.
+AdamW shrinks rows that are never seen. Everything is in units of the learning rate and ignores eps, which is
+right for gradients well above it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ BETAS = (0.9, 0.999)
 def adam_once_seen_move(step: int, betas: tuple[float, float] = BETAS, *, tail: int = 20_000) -> float:
     """Total move of a row whose only gradient arrives at `step`, under dense Adam, in learning rates.
 
-    The moments decay as m = (1 - b1) b1^k g, v = (1 - b2) b2^k g^2 while the bias correction follows the global step, so the
-    row keeps moving: Kingma & Ba 2015, algorithm 1, iterated with one non-zero gradient.
+    The moments decay as m = (1 - b1) b1^k g, v = (1 - b2) b2^k g^2 while the bias correction follows the global
+    step, so the row keeps moving: Kingma & Ba 2015, algorithm 1, iterated with one non-zero gradient.
 
     Args:
         step: Steps taken before the row is seen, 0 for the first.

@@ -49,7 +49,7 @@ class Clocked:
         return self.whole.seconds if self.whole else self.table.seconds + self.rest.seconds
 
 
-def clocked(
+def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
     check: EmbeddingCost,
     subject: Subject,
     view: ModelView | None,
@@ -101,7 +101,7 @@ def clocked(
     else:
         rest = rules.reference_rest(costliest, machine)
     result = Clocked(machine, table, whole, rest, made)
-    yield from _verdict(check, subject, trained, costliest, result)
+    yield from _verdict(check, subject, costliest, result)
     yield from _numbers(costliest, result)
     return result
 
@@ -146,7 +146,7 @@ def _machine(machine: Machine) -> Generator[Observation, None, None]:
 
 
 def _verdict(
-    check: EmbeddingCost, subject: Subject, trained: list[TableSpec], spec: TableSpec, result: Clocked
+    check: EmbeddingCost, subject: Subject, spec: TableSpec, result: Clocked
 ) -> Generator[Observation, None, None]:
     """EMB101, and EMB002 with the measured gain."""
     yield Judged("EMB101")
@@ -186,7 +186,8 @@ def _verdict(
     yield found(
         "EMB002",
         f"fused=True takes the step of {spec.title} from {duration(result.table.seconds)} to "
-        f"{duration(fused.seconds)}: {percent(1 - fused.spec.optimizer.cost.passes / max(spec.optimizer.cost.passes, 1))} "
+        f"{duration(fused.seconds)}: "
+        f"{percent(1 - fused.spec.optimizer.cost.passes / max(spec.optimizer.cost.passes, 1))} "
         "fewer bytes, the same mathematics",
         where=spec.where,
         evidence=Evidence(
@@ -194,10 +195,9 @@ def _verdict(
             unit="passes per step",
             threshold=float(fused.spec.optimizer.cost.passes),
             interval=None,
-            detail=f"saves {duration(saved)}, {percent(saved / step)} of the step; run on this model before it was advised",
+            detail=f"saves {duration(saved)}, {percent(saved / step)} of the step; run here before it was advised",
         ),
-        means="every separate operation reads and writes the whole table again; one kernel does the same arithmetic in one "
-        "sweep",
+        means="every separate operation reads and writes the whole table again; one kernel does it in one sweep",
         fix="pass fused=True to the optimizer, also on a CPU (Keras: jit_compile=True fuses the update)",
     )
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from nndiag.science.roofline import Machine
 
+KEPT, CHANGED = True, False  # the mathematics of the step
 FACTOR = 4  # a factorised table is this many times narrower
 BUCKETS = 10  # a hashed table has this many times fewer rows
 TRAINABLE = 0.05  # of the rows stay trainable beside a frozen pretrained table
@@ -72,14 +73,14 @@ def _same(spec: TableSpec, around: Circumstances) -> Iterator[Cure]:
     if options is not None and not spec.sparse:
         if options.implementation != tables.FUSED and (twin := tables.fused_twin(options)) is not None:
             yield Cure(
-                "fused", "fused=True", True, "same mathematics, rounding aside", with_optimizer(spec, twin), around
+                "fused", "fused=True", KEPT, "same mathematics, rounding aside", with_optimizer(spec, twin), around
             )
         if options.implementation == tables.FOR_LOOP and options.name in LABELS:
             each = replace(options, implementation=tables.FOREACH)
             yield Cure(
                 "foreach",
                 "foreach=True",
-                True,
+                KEPT,
                 "same mathematics, fewer temporaries",
                 with_optimizer(spec, each),
                 around,
@@ -88,7 +89,7 @@ def _same(spec: TableSpec, around: Circumstances) -> Iterator[Cure]:
         yield Cure(
             "bucket-view",
             "gradient_as_bucket_view=True",
-            True,
+            KEPT,
             "same mathematics; gradients must not be detached",
             spec,
             replace(around, bucket_view=True),
@@ -103,7 +104,7 @@ def _different(spec: TableSpec, around: Circumstances, kept_rows: int | None) ->
         yield Cure(
             "row-wise",
             "row-wise Adagrad, sparse",
-            False,
+            CHANGED,
             "another optimizer: one rate per row, V numbers of state instead of "
             f"{spec.optimizer.cost.state:g} V D; rates only fall",
             replace(
@@ -119,7 +120,7 @@ def _different(spec: TableSpec, around: Circumstances, kept_rows: int | None) ->
     yield Cure(
         "frozen",
         f"frozen table + {small:,} trainable rows",
-        False,
+        CHANGED,
         "needs pretrained rows; only the small table learns",
         replace(spec, rows=small, unique=min(spec.unique, small)),
         around,
@@ -128,7 +129,7 @@ def _different(spec: TableSpec, around: Circumstances, kept_rows: int | None) ->
     yield Cure(
         "factorised",
         f"factorised: V x {width}, then {width} x {spec.dim}",
-        False,
+        CHANGED,
         f"rank at most {width}; one small matrix product more",
         replace(spec, dim=width),
         around,
@@ -137,7 +138,7 @@ def _different(spec: TableSpec, around: Circumstances, kept_rows: int | None) ->
     yield Cure(
         "hashed",
         f"hashing to {rows:,} rows",
-        False,
+        CHANGED,
         f"about {BUCKETS} words share a row where all occur",
         replace(spec, rows=rows, unique=min(spec.unique, rows)),
         around,
@@ -146,7 +147,7 @@ def _different(spec: TableSpec, around: Circumstances, kept_rows: int | None) ->
         yield Cure(
             "minimum-count",
             f"minimum count: {kept_rows:,} rows",
-            False,
+            CHANGED,
             "rarer words become one unknown word",
             replace(spec, rows=kept_rows, unique=min(spec.unique, kept_rows)),
             around,

@@ -211,7 +211,7 @@ def _optimizer(subject: Subject, view: ModelView, site: TableSite) -> Optimizer:
     optimizer, group = found
     kind = type(optimizer)
     name = tables.canonical(kind.__name__) if kind.__module__.startswith("torch.optim") else None
-    implementation = lab.implementation(optimizer, group, subject.run.device)
+    implementation = lab.implementation(group, subject.run.device)
     assumed = subject.training.optimizer is None
     decay = float(group.get("weight_decay", 0.0) or 0.0)
     rate = float(group.get("lr", 1e-3) or 0.0)

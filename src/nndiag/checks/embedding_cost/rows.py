@@ -76,7 +76,7 @@ class RowJudge:
                 n={"ids": outside + counts.lookups, "outside": outside},
                 detail=f"first offenders (id at position): {first}; in {self.source}",
             ),
-            means="the lookup raises IndexError on a CPU; on a GPU it stops the whole process with a device-side assert",
+            means="the lookup raises IndexError on a CPU; on a GPU a device-side assert stops the whole process",
             fix=f"build the table with {needed:,} rows, or map unknown words to one id before the lookup{negative}"
             " (Keras: input_dim is the largest id plus one)",
         )
@@ -102,10 +102,10 @@ class RowJudge:
                 n={"ids": counts.lookups, "rows_seen": counts.seen},
                 detail=f"they hold {size(held)} of weights, gradient and optimizer state{more}",
             ),
-            means="these rows keep their random start, or drift under weight decay and stale momentum, and are paid for at "
-            "every step",
-            fix=f"build the vocabulary from this data ({counts.seen:,} rows) or keep only what occurs; pretrained rows that "
-            "must stay can be frozen in a second table",
+            means="these rows keep their random start, or drift under weight decay and stale momentum, and are paid "
+            "for at every step",
+            fix=f"build the vocabulary from this data ({counts.seen:,} rows) or keep only what occurs; pretrained rows "
+            "that must stay can be frozen in a second table",
             severity=None if settled else Severity.NOTE,
         )
 
@@ -129,10 +129,10 @@ class RowJudge:
                 n={"batches": counts.batches, "ids": counts.lookups},
                 detail=f"{percent(counts.never / counts.rows)} more are never seen",
             ),
-            means=f"Adam moves a row by about one learning rate per update: after {self.min_updates} it is still its random "
-            "start; such words act as noise",
-            fix=f"a minimum count keeps {kept:,} rows and {percent(served)} of the lookups; else share rows by hashing or "
-            "cut words into pieces",
+            means=f"Adam moves a row by about one learning rate per update: after {self.min_updates} it is still its "
+            "random start; such words act as noise",
+            fix=f"a minimum count keeps {kept:,} rows and {percent(served)} of the lookups; else share rows by hashing "
+            "or cut words into pieces",
             severity=None if self.steps else Severity.NOTE,
         )
 
@@ -160,8 +160,8 @@ class RowJudge:
                 n={"steps": steps, "rows_never_seen": counts.never},
                 detail=f"(1 - {optimizer.lr:g} * {optimizer.weight_decay:g})^steps; half gone after {half:,.0f} steps",
             ),
-            means="no gradient ever answers the decay: pretrained or rarely used words fade although nothing was learned "
-            "about them",
+            means="no gradient ever answers the decay: pretrained or rarely used words fade although nothing was "
+            "learned about them",
             fix="put the table into a parameter group with weight_decay=0 (Keras: exclude_from_weight_decay)",
         )
 

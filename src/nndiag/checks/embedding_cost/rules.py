@@ -82,7 +82,7 @@ def static_cost(
     yield from unfused(spec, around, machine, seconds + rest.seconds, limits)
 
 
-def _arithmetic(
+def _arithmetic(  # noqa: PLR0913, PLR0917 - numbers for one sentence
     moved: float, seconds: float, share: float, machine: Machine, rest: Rest, limits: Limits
 ) -> tuple[str, Evidence]:
     beside = f"{percent(share)} of a step" if rest.known else f"{percent(share)} of a step beside {rest.how}"
@@ -115,8 +115,8 @@ def traffic_finding(
         f"while a step uses {percent(spec.used)} of its rows",
         where=spec.where,
         evidence=evidence,
-        means="the gradient is dense: zeros are written, read and averaged for rows that no sample asked for, so a larger "
-        "vocabulary slows every step",
+        means="the gradient is dense: zeros are written, read and averaged for rows that no sample asked for, so a "
+        "larger vocabulary slows every step",
         fix=f"{fused}{sparse_fix}else fewer rows (minimum count, hashing), or a frozen pretrained table with a small "
         "trainable one",
         severity=level,
@@ -162,8 +162,7 @@ def unfused(
             threshold=float(then),
             detail=f"operations of torch.optim.{name}; time on {machine.name}",
         ),
-        means="every separate operation reads and writes the whole table again; one kernel does the same arithmetic in one "
-        "sweep",
+        means="every separate operation reads and writes the whole table again; one kernel does it in one sweep",
         fix=f"torch.optim.{name}(..., fused=True), also on a CPU (Keras: jit_compile=True fuses the update)",
     )
 
@@ -198,8 +197,8 @@ def refused_sparse(spec: TableSpec, words: str) -> Observation:
     fix = (
         "leave the table out of the clipping, or clip its coalesced values by hand"
         if clipping
-        else f"give the table its own torch.optim.{instead} without weight decay and keep the present optimizer for the rest, "
-        "or set sparse=False"
+        else f"give the table its own torch.optim.{instead} without weight decay and keep the present optimizer "
+        "for the rest, or set sparse=False"
     )
     return found(
         "EMB006",
@@ -275,8 +274,8 @@ def all_reduce(spec: TableSpec, gpus: int, share: float | None, limits: Limits) 
             detail="ring all-reduce, 2 (W - 1) / W of the table",
         ),
         means="the network carries zeros; nothing hides it, because the table's gradient is complete last",
-        fix="shard the table over the devices (TorchRec), gather sparse gradients over gloo (NCCL has no sparse all-reduce), "
-        "or shrink the table; gradient_as_bucket_view=True saves the copies",
+        fix="shard the table over the devices (TorchRec), gather sparse gradients over gloo (NCCL has no sparse "
+        "all-reduce), or shrink the table; gradient_as_bucket_view=True saves the copies",
         severity=level,
     )
 
@@ -301,12 +300,12 @@ def memory(
             value=needed + rest,
             unit="bytes",
             threshold=limit,
-            detail=f"{largest.title}: weights {size(book.weights)}, gradient {size(book.gradient)}, state {size(book.state)}, "
-            f"temporaries {size(book.temporaries)}; activations not counted",
+            detail=f"{largest.title}: weights {size(book.weights)}, gradient {size(book.gradient)}, "
+            f"state {size(book.state)}, temporaries {size(book.temporaries)}; activations not counted",
         ),
         means="data-parallel training keeps all of this on every device; sparse gradients do not shrink the state",
-        fix="fewer rows or columns, an optimizer with less state (row-wise Adagrad: one number per row), half-precision "
-        "state, or sharding the table",
+        fix="fewer rows or columns, an optimizer with less state (row-wise Adagrad: one number per row), "
+        "half-precision state, or sharding the table",
         severity=None if stated else Severity.NOTE,
     )
 
@@ -321,7 +320,8 @@ def one_hot(name: str, classes: int, outputs: int, lookups: int, machine: Machin
     gathered = lookups * outputs * 4.0
     yield found(
         "EMB010",
-        f"'{name}' multiplies {lookups:,} one-hot vectors of {classes:,} classes: {flops:.3g} operations per step for a "
+        f"'{name}' multiplies {lookups:,} one-hot vectors of {classes:,} classes: {flops:.3g} operations "
+        "per step for a "
         f"lookup of {size(gathered)}",
         where=Where(module=name.rpartition(".")[0] or name),
         evidence=Evidence(
@@ -329,10 +329,10 @@ def one_hot(name: str, classes: int, outputs: int, lookups: int, machine: Machin
             unit="operations",
             threshold=1e-3 * machine.flops,
             n={"lookups": lookups, "classes": classes},
-            detail=f"2NVD forward and 2NVD for the weight gradient; about {duration(seconds)} on {machine.name}; the one-hot "
-            f"matrix alone holds {size(4.0 * lookups * classes)}",
+            detail=f"2NVD forward and 2NVD for the weight gradient; about {duration(seconds)} on {machine.name}; "
+            f"the one-hot matrix alone holds {size(4.0 * lookups * classes)}",
         ),
         means="all but one product per row are with zero",
-        fix="nn.Embedding(classes, width) on the ids gives the same result (its weight is the transpose of the linear one; add "
-        "the bias separately)",
+        fix="nn.Embedding(classes, width) on the ids gives the same result (its weight is the transpose of the linear "
+        "one; add the bias separately)",
     )

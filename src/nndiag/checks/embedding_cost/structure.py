@@ -77,7 +77,8 @@ def _refuses_dense(view: ModelView) -> Iterator[Observation]:
             first = view.names.get(id(dense[0]), names.get(id(dense[0]), "a parameter"))
             yield found(
                 "EMB006",
-                f"{type(optimizer).__name__} is given {len(dense)} parameters with dense gradients, '{first}' first: {said}",
+                f"{type(optimizer).__name__} is given {len(dense)} parameters with dense gradients, "
+                f"'{first}' first: {said}",
                 where=Where(module=first.rpartition(".")[0] or first),
                 evidence=Evidence(value=float(len(dense)), unit="parameters", detail=said),
                 means="the first step raises",

@@ -50,7 +50,7 @@ def copies(cure: Cure) -> float:
     return 1 + cost.state if cure.spec.sparse else 2 + cost.state + cost.temporaries
 
 
-def time_tables(
+def time_tables(  # noqa: PLR0913 - budgets and rates, by name
     spec: TableSpec,
     around: Circumstances,
     machine: Machine,
@@ -102,7 +102,9 @@ def time_tables(
     return TableTiming(now, order(done))
 
 
-def _trial(spec: TableSpec, cure: Cure, make: Any, *, device: str, clip: float | None, seed: int) -> Any:
+def _trial(  # noqa: PLR0913 - likewise
+    spec: TableSpec, cure: Cure, make: Any, *, device: str, clip: float | None, seed: int
+) -> Any:
     import torch
 
     from nndiag.lab.embedding_step import Trial, zipf_batches

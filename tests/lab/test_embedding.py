@@ -1,0 +1,164 @@
+"""Finding tables without allocating them, watching lookups, shrinking, and what torch does with sparse gradients."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nndiag.core.findings import Where
+from nndiag.core.subject import Training
+from nndiag.lab import embedding
+from nndiag.lab.embedding_cures import RowWiseAdagrad
+from nndiag.lab.embedding_model import build
+from nndiag.lab.embedding_optim import route, try_dense, try_sparse
+from nndiag.lab.embedding_step import Trial, forecast, sizes_to_try, zipf_batches
+from nndiag.lab.embedding_uses import watch_forward
+from nndiag.load.sources import BuiltModel
+
+HUGE = 10**9
+
+
+class Model(nn.Module):
+    def __init__(self, rows=1000, tied=False, sparse=False):
+        super().__init__()
+        self.words = nn.Embedding(rows, 8, sparse=sparse, padding_idx=0)
+        self.positions = nn.Embedding(64, 8)
+        self.head = nn.Linear(8, rows if tied else 3)
+        if tied:
+            self.head.weight = self.words.weight
+
+    def forward(self, ids):
+        return self.head(self.words(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device)))
+
+
+def source(build_it):
+    return BuiltModel("model", Where(), build_it, 0, "cpu")
+
+
+def test_tables_of_half_a_terabyte_are_found_without_memory():
+    model = embedding.skeleton(source(lambda: Model(HUGE)))
+    words = embedding.take_inventory(model).tables[0]
+    assert (words.name, words.rows, words.dim) == ("words", HUGE, 8)
+    assert embedding.is_bare(model)
+
+
+def test_a_tied_table_counts_once_and_names_its_other_use():
+    inventory = embedding.take_inventory(Model(tied=True))
+    assert inventory.tables[0].tied == ("head",)
+    assert inventory.parameters == 1000 * 8 + 64 * 8 + 1000
+
+
+def test_lookups_are_counted_on_shapes_alone():
+    model = embedding.skeleton(source(lambda: Model(HUGE)))
+    watch = watch_forward(model, torch.randint(0, 50, (4, 16)))
+    assert {name: use.lookups for name, use in watch.uses.items()} == {"words.weight": 64, "positions.weight": 16}
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_ids_outside_are_counted_and_do_not_stop_the_forward(meta):
+    model = embedding.skeleton(source(Model)) if meta else Model()
+    use = watch_forward(model, torch.tensor([[1, 2, 1000, -1]])).uses["words.weight"]
+    assert (use.below, use.above, use.offenders) == (1, 1, (1000, -1))
+
+
+def test_a_weight_that_is_also_multiplied_is_seen():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words = nn.Embedding(100, 8)
+
+        def forward(self, ids):
+            return self.words(ids) @ self.words.weight.t()
+
+    assert watch_forward(Tied(), torch.zeros(2, 3, dtype=torch.long)).uses["words.weight"].as_matrix
+
+
+def test_one_hot_products_are_seen_through_casts():
+    class Hot(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.project = nn.Linear(300, 8)
+
+        def forward(self, ids):
+            return self.project(functional.one_hot(ids, 300).float())
+
+    (hot,) = watch_forward(Hot(), torch.zeros(2, 3, dtype=torch.long)).one_hot
+    assert (hot.weight, hot.classes, hot.outputs, hot.lookups) == ("project.weight", 300, 8, 6)
+
+
+def test_a_model_is_built_with_fewer_rows_and_stays_tied():
+    model = build(source(lambda: Model(HUGE, tied=True)), {HUGE: 50})
+    assert model.words.num_embeddings == 50
+    assert model.head.weight is model.words.weight
+    assert nn.Embedding(7, 2).num_embeddings == 7  # the constructors are given back
+
+
+SPARSE = {
+    "adamw": (torch.optim.AdamW, {}, "refused"),
+    "rmsprop": (torch.optim.RMSprop, {}, "refused"),
+    "decayed sgd": (torch.optim.SGD, {"lr": 0.1, "weight_decay": 0.1}, "refused"),
+    "momentum": (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}, "growing"),
+    "sgd": (torch.optim.SGD, {"lr": 0.1}, ""),
+    "adagrad": (torch.optim.Adagrad, {}, ""),
+    "sparse adam": (torch.optim.SparseAdam, {}, ""),
+}
+
+
+@pytest.mark.parametrize("name", SPARSE)
+def test_sparse_gradients_are_tried(name):
+    kind, options, fate = SPARSE[name]
+    trial = try_sparse(lambda params: kind(params, **options))
+    assert bool(trial.refused) == (fate == "refused")
+    assert bool(trial.growing) == (fate == "growing")
+
+
+def test_clipping_sparse_gradients_raises():
+    assert "NotImplementedError" in try_sparse(torch.optim.SparseAdam, clip=1.0).clip_refused
+
+
+def test_sparse_adam_refuses_dense_gradients():
+    assert "dense" in try_dense(torch.optim.SparseAdam)
+    assert try_dense(torch.optim.AdamW) == ""
+
+
+def test_several_optimizers_of_a_function_are_kept():
+    def split(model):
+        return [torch.optim.SparseAdam([model.words.weight]), torch.optim.AdamW(model.head.parameters())]
+
+    model = Model(sparse=True)
+    routing = route(Training(optimizer=split), model)
+    assert type(routing.of(id(model.words.weight))[0]).__name__ == "SparseAdam"
+    assert type(routing.of(id(model.head.weight))[0]).__name__ == "AdamW"
+    assert routing.of(id(model.positions.weight)) is None
+
+
+def test_row_wise_adagrad_agrees_with_a_loop():
+    table = nn.Embedding(6, 3, sparse=True, _weight=torch.ones(6, 3))
+    optimizer = RowWiseAdagrad([table.weight], lr=0.1)
+    expected, accumulated = torch.ones(6, 3), torch.zeros(6)
+    for ids in ([1, 1, 4], [4, 0, 2]):
+        with torch.sparse.check_sparse_tensor_invariants(enable=False):
+            (table(torch.tensor(ids)) * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+            optimizer.step()
+        optimizer.zero_grad()
+        for row in set(ids):
+            grad = ids.count(row) * torch.tensor([1.0, 2.0, 3.0])
+            accumulated[row] += grad.square().mean()
+            expected[row] -= 0.1 * grad / (accumulated[row].sqrt() + 1e-8)
+    assert torch.allclose(table.weight, expected)
+
+
+def test_sizes_to_try_stay_below_the_table_and_the_memory():
+    sizes = sizes_to_try(2_000_000, 256, 6)
+    assert len(sizes) == 3
+    assert max(sizes) * 256 * 6 <= 2**30
+    assert max(sizes_to_try(10, 64, 6)) < 10
+
+
+def test_sparse_steps_do_not_grow_with_the_table_and_dense_ones_do():
+    sparse = Trial(16, torch.optim.SparseAdam, zipf_batches(256), sparse=True)
+    dense = Trial(16, torch.optim.Adam, zipf_batches(256))
+    slow = forecast(dense, 400_000, copies=6, seconds=1.0)
+    fast = forecast(sparse, 400_000, copies=3, seconds=0.5)
+    assert slow.seconds > 5 * fast.seconds
+    assert slow.interval[0] <= slow.seconds <= slow.interval[1]
