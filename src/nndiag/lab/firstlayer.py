@@ -13,7 +13,7 @@ from nndiag.core.subject import Batch
 from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import as_tensors, main_input, main_output, mapped, tensors_in
 from nndiag.lab.objective import loss_of
-from nndiag.lab.roles import EMBEDDING, MATMUL, NORMALISER, SHAPE, WEIGHTED
+from nndiag.lab.roles import DROPOUT, EMBEDDING, MATMUL, NORMALISER, SHAPE, WEIGHTED
 from nndiag.lab.sites import trace
 
 if TYPE_CHECKING:
@@ -66,7 +66,9 @@ def first_layer(model: nn.Module, batch: Batch) -> FirstLayer | None:
         if step.role == NORMALISER:
             normaliser = normaliser or f"{step.target.rpartition('.')[2]} '{step.name}'"
         for number in _made(run, step):
-            reached.setdefault(number, (raw and step.role == SHAPE and step.op not in ARITHMETIC, normaliser))
+            reached.setdefault(
+                number, (raw and step.role in {SHAPE, DROPOUT} and step.op not in ARITHMETIC, normaliser)
+            )
     return None
 
 

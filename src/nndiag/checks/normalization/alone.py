@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.normalization.cure import cure_for, range_name
-from nndiag.checks.normalization.view import columns_of
+from nndiag.checks.normalization.view import columns_of, times
 from nndiag.core.findings import Evidence, Judged, Severity, Skip, Where
 from nndiag.core.rules import found
 
@@ -124,12 +124,12 @@ def _unscaled(view: View, rms: float, limit: float, word: str) -> Finding:
     factor = rms if word == "larger" else 1 / max(rms, 1e-300)
     return found(
         "NRM001",
-        f"{view.what} run from {low:.4g} to {high:.4g}{said}: root mean square {rms:.4g}, {factor:.3g}x {word} than "
+        f"{view.what} run from {low:.4g} to {high:.4g}{said}: root mean square {rms:.4g}, {times(factor)}x {word} than "
         "what initialisation and learning-rate defaults assume",
         evidence=Evidence(
             rms, "", threshold=limit, n={"rows": view.profile.rows}, detail="root mean square over all features"
         ),
-        means=f"the first layer's curvature is {rms**2:.3g}x that of unit inputs, its gradient {rms:.3g}x",
+        means=f"the first layer's curvature is {times(rms**2)}x that of unit inputs, its gradient {times(rms)}x",
         fix=cure_for(view.profile),
     )
 
@@ -173,7 +173,7 @@ def _mixed(view: View, features: Any) -> Finding | None:
         "NRM003",
         f"features are on very different scales: {view.column(int(top))} has sd {sd.max():.4g}, "
         f"{view.column(int(bottom))} {sd.min():.4g}; {view.listed(odd)} "
-        + (f"exceeds the typical sd {value:.3g}x" if big else f"is {value:.3g}x below the typical sd"),
+        + (f"exceeds the typical sd {times(value)}x" if big else f"is {times(value)}x below the typical sd"),
         where=Where(module=view.column(int(named))),
         evidence=Evidence(
             value,

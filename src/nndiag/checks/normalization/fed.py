@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from nndiag.checks.normalization.bench import can_standardise, standardiser
 from nndiag.checks.normalization.cure import cure_for
+from nndiag.checks.normalization.view import times
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Evidence, Judged, Measurement, Series, Severity, Skip
 from nndiag.core.rules import found
@@ -102,6 +103,9 @@ def _loss_at_start(bench: Bench, view: View, raw: Start, scaled: Start | None) -
         return
     if loaded(bench):
         yield Skip("NRM105", "the model is trained already")
+        return
+    if not math.isfinite(raw.loss):
+        yield Skip("NRM105", "the loss at the start is not finite")
         return
     yield Judged("NRM105")
     floor = math.log(bench.classes)
@@ -224,7 +228,7 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) 
     run = "the loss grows at this rate and not at half the ceiling" if confirmed else "not tried (--no-train)"
     yield found(
         "NRM101",
-        f"learning rate {rate.lr:g} is {ratio:,.3g}x above the first layer's ceiling {ceiling:.2g} for {rate.kind}",
+        f"learning rate {rate.lr:g} is {times(ratio)}x above the first layer's ceiling {ceiling:.2g} for {rate.kind}",
         where=first.where,
         evidence=Evidence(
             rate.lr,

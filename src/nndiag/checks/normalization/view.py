@@ -105,6 +105,11 @@ def _related(x: Any) -> float:
     return float(np.median(found)) if found else 0.0
 
 
+def times(factor: float) -> str:
+    """A factor to three digits, in full where scientific notation would be read as a code."""
+    return f"{float(f'{factor:.3g}'):,.0f}" if 100 <= factor < 1e7 else f"{factor:.3g}"
+
+
 def layout_text(profile: Profile) -> str:
     """Shape and meaning of the axes, as printed."""
     sizes = " x ".join(str(size) for size in (profile.rows, *profile.shape))
