@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +62,9 @@ class Bench:
             second = self._plain(self.seed + 1)
             taken = self.play(Script(), training=False, seed=self.seed, hold=False)
         except NndiagError as error:
-            return EvalVerdict(True, True, 0.0, (), (), 0, error.message)
+            return EvalVerdict(
+                same=True, same_seed=True, difference=0.0, acting=(), chances=(), compared=0, error=error.message
+            )
         same, gap = _compare(first, second)
         again = same or _compare(first, self._plain(self.seed))[0]
         acting = tuple(seen for seen in taken.film.sites if seen.dial.acts)
@@ -85,21 +86,26 @@ class Bench:
             output = player.play(self.batch.inputs, **more)
         return Take(player.film, output)
 
-    def timed(self) -> float:
-        """Seconds that one plain training forward takes; switches to autograd if the model cannot do without."""
+    def work(self) -> int:
+        """Return the multiply-adds of one training forward, as torch counts them; autograd is on if it must be.
+
+        Counted, not timed: equal runs must choose equal samples.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
         self._mode(training=True, hold=True)
         for grad in (False, True):
             self.grad = grad
-            began = time.perf_counter()
             try:
-                self._plain(self.seed, training=True)
+                with FlopCounterMode(display=False) as counter:
+                    self._plain(self.seed, training=True)
             except NndiagError:
                 if grad:
                     self.grad = False
                     raise
                 continue
-            return time.perf_counter() - began
-        return 0.0  # unreachable: the loop returns or raises
+            return int(counter.get_total_flops())
+        return 0  # unreachable: the loop returns or raises
 
     def _plain(self, seed: int, *, training: bool = False) -> Any:
         self._mode(training=training, hold=False)
