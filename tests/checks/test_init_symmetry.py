@@ -295,3 +295,30 @@ def test_weights_that_are_no_numbers_are_refused():
 def test_layers_are_chosen_by_a_glob():
     assert said(ask(lambda: fill(mlp(), 0.01), layers="2")) == []
     assert said(ask(lambda: fill(mlp(), 0.01), layers="[01]")) == [("SYM201", "0")]
+
+
+def test_a_network_without_biases_that_is_all_zero_is_dead():
+    def build():
+        net = nn.Sequential(nn.Linear(20, 16, bias=False), nn.Tanh(), nn.Linear(16, 10, bias=False))
+        return fill(net, 0.0)
+
+    assert said(ask(build)) == [("SYM202", "0")]
+
+
+def test_a_frozen_model_is_not_judged():
+    report = ask(lambda: mlp().requires_grad_(requires_grad=False))
+    assert said(report) == []
+    assert {skip.code for skip in report.skipped} >= DYNAMIC
+
+
+def test_a_bare_parameter_is_named_itself():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden = nn.Parameter(torch.full((20, 16), 0.1))
+            self.out = nn.Parameter(torch.full((16, 10), 0.1))
+
+        def forward(self, x):
+            return torch.tanh(x @ self.hidden) @ self.out
+
+    assert said(ask(Bare)) == [("SYM201", "hidden")]

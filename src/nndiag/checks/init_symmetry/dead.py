@@ -47,7 +47,7 @@ def examine(scene: Scene) -> Iterator[Observation]:
 
 
 def _finding(scene: Scene, path: DeadPath) -> Finding:
-    assert scene.judgement is not None  # noqa: S101 - the caller has looked
+    assert scene.judgement is not None
     steps = scene.judgement.trial.steps
     numel = sum(scene.bench.start[name].numel() for name in path.starved)
     first = path.blockers[0]

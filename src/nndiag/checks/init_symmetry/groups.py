@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.symmetry import Mirror, Twins
     from nndiag.lab.symmetry_judge import Verdict
+    from nndiag.lab.units import UnitView
 
 CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
 
@@ -60,6 +61,11 @@ def place(scene: Scene, name: str, following: str | None = None) -> Where:
     return replace(locate(module, name), next=following)
 
 
+def place_of(view: UnitView) -> str:
+    """The module; of a parameter that is multiplied by hand, the parameter."""
+    return view.weights[0] if view.kind == "raw" else view.module
+
+
 def condition(scene: Scene, twins: Twins) -> tuple[str, tuple[str, ...]]:
     """Which half of the condition holds, in words, and who reads the units."""
     from nndiag.lab.symmetry_flow import outgoing, refine
@@ -96,7 +102,7 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
             "torch.", ""
         ),
     )
-    where = place(scene, view.module, readers[0] if readers else None)
+    where = place(scene, place_of(view), readers[0] if readers else None)
     healed = (
         f"drawn afresh, the same {first.steps} steps give {first.healed} distinct units of {view.units}"
         if first.healed
@@ -154,7 +160,7 @@ def mirror_finding(scene: Scene, mirror: Mirror, *, measured: bool) -> Finding:
     return found(
         "SYM003",
         f'{len(mirror.pairs)} pair(s) of units in "{mirror.view.label}" are each other\'s negative {said}: {pairs}',
-        where=place(scene, mirror.view.module),
+        where=place(scene, place_of(mirror.view)),
         evidence=Evidence(
             value=float(2 * len(mirror.pairs)),
             unit="units",

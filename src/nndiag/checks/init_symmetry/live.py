@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,7 +113,7 @@ def _batches(check: InitSymmetry, subject: Subject, most: int = BATCHES, samples
     from nndiag.core.subject import Batch as Pair
     from nndiag.lab.forward import as_tensors, take
 
-    assert subject.data is not None  # noqa: S101 - the caller has looked
+    assert subject.data is not None
     size = subject.training.batch_size or ROWS
     batches: list[Batch] = []
     rows = 0
@@ -195,8 +196,10 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
         reason = f"the loss or a gradient became NaN or infinite at step {trial.steps}"
         yield from (Skip(code, reason) for code in DYNAMIC)
         return
-    if not any(trial.level(step) > 0 for step in range(trial.steps)):
-        yield from (Skip(code, "no gradient reaches any parameter from this loss") for code in DYNAMIC[:1])
+    if all(math.isnan(value) for seen in trial.arrival.values() for value in seen):
+        scene.judgement = None  # all frozen, or nothing that the loss depends on
+        yield from (Skip(code, "no parameter is trained: frozen, or not in the loss") for code in DYNAMIC)
+        return
     yield from groups.examine(scene)
     yield Step("dead paths", 0.8)
     if time_left():
@@ -212,7 +215,7 @@ def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
     from nndiag.lab.bench import build_bench
 
     subject = scene.subject
-    assert subject.model is not None  # noqa: S101 - the caller has looked
+    assert subject.model is not None
     return build_bench(
         subject.model,
         _batches(scene.check, subject, most, samples),

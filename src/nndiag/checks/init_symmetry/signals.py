@@ -79,7 +79,7 @@ def chains_of(seen: Signals) -> list[list[Site]]:
 def _between_normalisers(seen: Signals, chain: list[Site]) -> list[list[Site]]:
     """Cut a chain where a normaliser gives the signal a new scale."""
     flow = seen.flow
-    assert flow is not None  # noqa: S101 - chains come from it
+    assert flow is not None
     parts = [[chain[0]]]
     for site in chain[1:]:
         sources = flow.before(site.call, through=("shape", "dropout", "pool", "activation"))

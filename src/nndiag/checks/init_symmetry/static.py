@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nndiag.checks.init_symmetry.groups import condition, mirror_finding, place
+from nndiag.checks.init_symmetry.groups import condition, mirror_finding, place, place_of
 from nndiag.core.findings import Evidence, Judged
 from nndiag.core.rules import found
 
@@ -80,7 +80,7 @@ def _twin_finding(scene: Scene, twins: Twins, words: str, following: str | None)
     return found(
         "SYM001",
         f'{twins.size} of {view.units} units in "{view.label}" start identical: {twins.width} distinct units ({words})',
-        where=place(scene, view.module, following),
+        where=place(scene, place_of(view), following),
         evidence=Evidence(
             value=float(twins.width),
             unit="distinct units",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nndiag.checks.init_symmetry.dead import class_prior_entropy
+from nndiag.checks.init_symmetry.groups import place_of
 from nndiag.core.findings import Answer, Measurement, Table
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def _layers(scene: Scene) -> Iterator[Observation]:
     quiet: list[list[Scalar]] = []
     for view in scene.views:
         verdict = verdicts.get(id(view))
-        status = flagged.get(view.module, "ok" if judgement else "skipped")
+        status = flagged.get(place_of(view), "ok" if judgement else "skipped")
         if verdict is None:
             word = "distinct" if status in {"ok", "skipped"} else ""
             row: list[Scalar] = [view.label, view.units, None, None, word, status]

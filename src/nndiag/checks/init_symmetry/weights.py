@@ -28,7 +28,7 @@ def examine_weights(check: InitSymmetry, subject: Subject) -> Iterator[Observati
     from nndiag.lab.units_named import plan, survey
 
     weights = subject.weights
-    assert weights is not None  # noqa: S101 - the caller has looked
+    assert weights is not None
     layers = plan(weights.shapes)
     total = sum(math.prod(shape) for shape in weights.shapes.values())
     chosen = [layer for layer in layers if check.wants_layer(layer.module)]
@@ -140,7 +140,7 @@ def examine_still(check: InitSymmetry, subject: Subject) -> Iterator[Observation
     from nndiag.lab.symmetry import twins_of
     from nndiag.lab.units import unit_views
 
-    assert subject.model is not None  # noqa: S101 - the caller has looked
+    assert subject.model is not None
     model = subject.model.make()
     reason = subject.no_data or "no inputs are known"
     views = [view for view in unit_views(model) if check.wants_layer(view.module)]
