@@ -95,6 +95,7 @@ class LookupWatch(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self._real = real or {}
+        self._kept: list[Tensor] = []  # alive as long as the watch, so that identities stay true
         self._names = {id(value): name for name, value in model.named_parameters()}
         self._rows = rows or {}
         self._hot: dict[int, Tensor] = {}  # kept alive, so that an id is not reused
@@ -129,8 +130,8 @@ class LookupWatch(TorchFunctionMode):
         self._tables[id(weight)] = (weight, name)
         use.calls += 1
         use.lookups += ids.numel()
-        use.sources.append(id(ids))
-        known = self._numbers_of(ids)
+        known = self._real.get(id(ids)) if ids.is_meta else ids
+        use.sources.append(id(ids if known is None else known))
         if known is None or ids.numel() == 0:
             return args
         flat = known.detach().reshape(-1)
@@ -144,13 +145,6 @@ class LookupWatch(TorchFunctionMode):
             return args
         inside = ids.remainder(weight.shape[0])
         return (inside, weight, *rest) if len(args) > 1 else (inside,)
-
-    def _numbers_of(self, ids: Tensor) -> Tensor | None:
-        """Return the ids themselves; a reshaped or cast meta tensor is recognised by its size."""
-        if not ids.is_meta:
-            return ids
-        same = [value for value in self._real.values() if value.numel() == ids.numel()]
-        return self._real.get(id(ids), same[0] if len(same) == 1 else None)
 
     def _product(self, args: Any) -> None:
         tensors = [item for item in args if isinstance(item, Tensor)]
@@ -174,6 +168,10 @@ class LookupWatch(TorchFunctionMode):
     def _follow(self, func: Any, name: str, args: Any, result: Any) -> None:
         if not isinstance(result, Tensor):
             return
+        behind = self._real.get(id(args[0])) if name in _KEEPS and args else None
+        if behind is not None and result.numel() == behind.numel() and not result.is_floating_point():
+            self._real[id(result)] = behind  # the same numbers in another shape or integer type
+            self._kept.append(result)
         if func is functional.one_hot:
             self._hot[id(result)] = result
         elif name in _KEEPS and args and isinstance(args[0], Tensor):
@@ -185,7 +183,7 @@ class LookupWatch(TorchFunctionMode):
                 self._tables[id(result)] = (result, source[1])
             elif own is not None and args[0].dim() == 2 and name in {"t", "T", "transpose", "permute", "__get__"}:
                 self._names[id(result)] = own
-                self._tables_by_name_kept = result  # alive as long as the watch
+                self._kept.append(result)
 
 
 def looks_one_hot(tensor: Any) -> bool:
@@ -251,7 +249,7 @@ def folded(inputs: Any, watch: LookupWatch, rows: dict[str, int]) -> Any:
         limit = bound.get(id(tensor))
         if limit is None and not tensor.is_floating_point() and tensor.dtype != torch.bool:
             alike = [rows.get(use.name, use.rows) for use in watch.uses.values() if tensor.numel() == use.lookups]
-            limit = min(alike, default=None)
+            limit = max(alike, default=None)
         return tensor if limit is None else tensor.remainder(limit)
 
     return mapped(inputs, fold)
