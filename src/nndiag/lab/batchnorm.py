@@ -159,8 +159,8 @@ def first_fit(model: nn.Module, batch: Batch, change: Callable[[Batch], Batch]) 
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
             x = args[0].detach().double()
             flat = x.transpose(0, 1).reshape(x.shape[1], -1)
-            assert module.running_mean is not None  # noqa: S101 - layers() chose those that have them
-            assert module.running_var is not None  # noqa: S101 - likewise
+            assert module.running_mean is not None
+            assert module.running_var is not None
             rm, rv = module.running_mean.double(), module.running_var.double() + module.eps
             mean, var = flat.mean(dim=1), flat.var(dim=1, unbiased=False) + module.eps
             kl = 0.5 * ((rv / var).log() + (var + (mean - rm) ** 2) / rv - 1)

@@ -42,7 +42,7 @@ class Bench:
         """A private model in the given mode."""
         from nndiag.lab.sites import set_mode
 
-        assert self.subject.model is not None  # noqa: S101 - a bench is made with a model
+        assert self.subject.model is not None
         model = self.subject.model.make()
         set_mode(model, training=training)
         return model
@@ -72,8 +72,8 @@ def prepare(subject: Subject) -> Bench:
     from nndiag.lab.forward import main_output
     from nndiag.lab.objective import resolve_objective, sample_output
 
-    assert subject.model is not None  # noqa: S101 - callers ask
-    assert subject.data is not None  # noqa: S101 - likewise
+    assert subject.model is not None
+    assert subject.data is not None
     model = subject.model.make()
     batches = tuple(_some(regrouped(subject.data.batches(subject.training.batch_size or GROUP))))
     if not batches:

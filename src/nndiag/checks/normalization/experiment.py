@@ -121,7 +121,7 @@ def _why_not(bench: Bench, seen: Seen) -> str:  # noqa: PLR0911 - one line for e
 
 def _prior(bench: Bench, seen: Seen) -> float | None:
     """The loss of predicting the targets' distribution alone."""
-    assert bench.objective is not None  # noqa: S101 - _why_not asked
+    assert bench.objective is not None
     targets = seen.targets
     if targets is None:
         return None
@@ -163,7 +163,7 @@ def _trial(  # noqa: PLR0913 - a training run has these parts
     from nndiag.lab.training import micro_train
 
     model = bench.make()
-    assert bench.objective is not None  # noqa: S101 - _why_not asked
+    assert bench.objective is not None
     curve = micro_train(
         model,
         batches,

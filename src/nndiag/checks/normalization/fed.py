@@ -184,7 +184,7 @@ def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
     if first is None or not first.parameters or first.kind == "embedding":
         yield Skip("NRM101", can_standardise(bench) or "the first layer has no weights to train")
         return
-    assert bench.objective is not None  # noqa: S101 - examine_fed asked
+    assert bench.objective is not None
     steep = sharpness(bench.make(), bench.batch, bench.objective, first.parameters, seed=bench.subject.run.seed)
     momentum = rate.momentum if rate and rate.kind in DESCENT else 0.0
     ceiling = step_ceiling(steep, momentum) if math.isfinite(steep) else math.nan
@@ -223,7 +223,7 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) 
     if confirmed is False or (confirmed is None and (ratio < FAR_ABOVE or _normalised(bench))):
         return
     first = bench.first
-    assert first is not None  # noqa: S101 - _ceiling asked
+    assert first is not None
     bound = "2 (1 + momentum) / curvature" if rate.kind in DESCENT else f"a first step that moves a unit by {LOGITS:g}"
     run = "the loss grows at this rate and not at half the ceiling" if confirmed else "not tried (--no-train)"
     yield found(
@@ -269,7 +269,7 @@ def _probe(bench: Bench, lr: float) -> TrainingCurve:
     from nndiag.lab.training import micro_train
 
     model = bench.make()
-    assert bench.objective is not None  # noqa: S101 - examine_fed asked
+    assert bench.objective is not None
     return micro_train(
         model,
         bench.batches[:4],
