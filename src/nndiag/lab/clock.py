@@ -27,8 +27,9 @@ class Timing:
 
     @property
     def deviation(self) -> float:
-        """A robust standard deviation of one call: half the spread, at least 1 %."""
-        return max((self.high - self.low) / 2, 0.01 * self.median)
+        """A standard deviation of one call: half the spread, at least 1 %; fewer than three runs show none of theirs."""
+        least = 0.01 if self.repeats > 2 else 0.1
+        return max((self.high - self.low) / 2, least * self.median)
 
 
 def wait(device: str | torch.device) -> None:
