@@ -27,7 +27,7 @@ class Timing:
 
     @property
     def deviation(self) -> float:
-        """A standard deviation of one call: half the spread, at least 1 %; fewer than three runs show none of theirs."""
+        """A standard deviation of one call: half the spread, at least 1 %, and 10 % for fewer than three runs."""
         least = 0.01 if self.repeats > 2 else 0.1
         return max((self.high - self.low) / 2, least * self.median)
 
