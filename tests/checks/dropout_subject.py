@@ -1,6 +1,6 @@
 """A subject for check-dropout from a factory and a batch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from nndiag.core.subject import Batch, Run, Subject, Training
 class Factory:
     build: Any
     name: str = "model"
-    where: Where = Where()
+    where: Where = field(default_factory=Where)
 
     def make(self):
         with torch.random.fork_rng():

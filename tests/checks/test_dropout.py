@@ -5,10 +5,10 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from checks.dropout_subject import codes, examine
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
+from checks.dropout_subject import codes, examine
 from nndiag.core.errors import NndiagError
 
 X = torch.randn(256, 16, generator=torch.Generator().manual_seed(0))
@@ -191,7 +191,7 @@ def test_a_frozen_batch_norm_is_not_disturbed():
             self[3].eval()
             return self
 
-    build = lambda: Frozen(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(64), nn.Linear(64, 1))  # noqa: E731
+    build = lambda: Frozen(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.BatchNorm1d(64), nn.Linear(64, 1))  # noqa: E731 - a builder in one line
     assert "DRP105" not in codes(examine(build, X, Y))
 
 
@@ -226,9 +226,9 @@ def test_stacked_dropouts_multiply():
 
 def test_elementwise_dropout_in_front_of_a_convolution_is_a_note_and_dropout2d_is_none():
     x = torch.randn(16, 3, 12, 12)
-    build = lambda drop: mlp(
+    build = lambda drop: mlp(  # noqa: E731 - a builder in one line
         nn.Conv2d(3, 16, 3), nn.ReLU(), drop, nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(1024, 2)
-    )  # noqa: E731
+    )
     assert [f.severity.word for f in examine(build(nn.Dropout(0.2)), x).findings if f.rule.code == "DRP005"] == ["note"]
     assert "DRP005" not in codes(examine(build(nn.Dropout2d(0.2)), x))
 
@@ -364,7 +364,7 @@ def test_intentional_dropout_stays_quiet(build):
 
 @pytest.mark.parametrize(
     ("forward", "what"),
-    [(lambda h: h + torch.randn_like(h), "randn_like"), (lambda h: F.gumbel_softmax(h), "gumbel_softmax")],
+    [(lambda h: h + torch.randn_like(h), "randn_like"), (F.gumbel_softmax, "gumbel_softmax")],
 )
 def test_other_randomness_in_eval_is_named_as_such(forward, what):
     report = examine(lambda: Functional(lambda h, _: forward(F.dropout(h, 0.1, training=False))), X, Y)
@@ -437,7 +437,7 @@ def test_a_model_that_cannot_run_at_all_is_no_finding():
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_encoder_layer_with_its_fast_path_in_eval_is_healthy(training):
-    layer = lambda: nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True).train(training)  # noqa: E731
+    layer = lambda: nn.TransformerEncoderLayer(16, 2, 32, 0.1, batch_first=True).train(training)  # noqa: E731 - a builder in one line
     report = examine(layer, torch.randn(8, 10, 16))
     assert not codes(report)
     assert len(report.tables[0].rows) == 4

@@ -5,7 +5,7 @@ import math
 import mpmath
 import pytest
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - its usual name
 from scipy import integrate
 
 from nndiag.science import activation_moments as am
@@ -25,6 +25,7 @@ SMOOTH = {"tanh": torch.tanh, "sigmoid": torch.sigmoid, "silu": F.silu, "softplu
 
 def integral(f, mu, s):
     """Adaptive quadrature, split at the kinks."""
+
     def body(u):
         value = f(torch.tensor(mu + s * u, dtype=torch.float64)).item()
         return value * math.exp(-u * u / 2) / math.sqrt(2 * math.pi)
@@ -52,9 +53,7 @@ def test_quadrature_of_a_kink_is_good_to_a_thousandth_of_s():
     assert error < 2e-4
 
 
-@pytest.mark.parametrize(
-    ("t", "bias"), [(0, 0.398942), (0.5, 0.197797), (1, 0.083315), (2, 0.008491), (3, 0.000382)]
-)
+@pytest.mark.parametrize(("t", "bias"), [(0, 0.398942), (0.5, 0.197797), (1, 0.083315), (2, 0.008491), (3, 0.000382)])
 def test_relu_bias_has_the_published_values(t, bias):
     assert am.relu_bias(float(t), 1.0).item() == pytest.approx(bias, abs=6e-7)
     assert am.relu_bias(-float(t), 1.0).item() == pytest.approx(bias, abs=6e-7)

@@ -9,7 +9,6 @@ from torch import nn
 from nndiag.science import rescale_shift as rs
 
 
-
 @pytest.mark.parametrize(("p", "published"), [(0.1, 0.8598), (0.3, 0.6139), (0.5, 0.4053)])
 def test_rectified_input_into_batch_norm_has_the_published_ratios(p, published):
     assert rs.eval_over_train_variance(p, 1 / (math.pi - 1)) == pytest.approx(published, abs=1e-4)
@@ -29,7 +28,9 @@ def test_the_ratio_through_a_linear_map_agrees_with_masks():
     w = torch.randn(8, 30) / 5
     noise = (w**2) @ (x**2).mean(0)
     predicted = rs.variance_ratio((x @ w.T).var(0), noise, 0.5)
-    measured = torch.stack([(nn.functional.dropout(x, 0.5) @ w.T).var(0) for _ in range(100)]).mean(0) / (x @ w.T).var(0)
+    measured = torch.stack([(nn.functional.dropout(x, 0.5) @ w.T).var(0) for _ in range(100)]).mean(0) / (x @ w.T).var(
+        0
+    )
     assert torch.allclose(predicted, measured.double(), rtol=0.05)
 
 
@@ -39,7 +40,7 @@ def test_the_rate_that_would_do_is_consistent_with_the_ratio():
 
 
 def test_alpha_dropout_constants_agree_with_torch():
-    assert rs.ALPHA_PRIME == pytest.approx(-1.7580993408473766, abs=1e-15)
+    assert pytest.approx(-1.7580993408473766, abs=1e-15) == rs.ALPHA_PRIME
     for p in (0.05, 0.1, 0.5):
         affine = rs.alpha_affine(p)
         torch.manual_seed(0)

@@ -40,7 +40,7 @@ class Sums:
     rows: Tensor | None = None  # (samples, inputs), what it reads
 
 
-def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:
+def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:  # noqa: PLR0913 - the parts of a call
     """Work out the contributions to every unit of the affine map that reads a dropout.
 
     Args:

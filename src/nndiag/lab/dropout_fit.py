@@ -61,7 +61,7 @@ def fit(subject: Subject, batch: Batch, *, steps: int, dropped: bool, seconds: f
         dropped: Whether dropout acts in training.
         seconds: When to stop at the latest.
     """
-    assert subject.model is not None  # noqa: S101 - the check has looked
+    assert subject.model is not None
     model = subject.model.make().to(subject.run.device)
     training = subject.training if subject.training.optimizer else replace(subject.training, optimizer="adam")
     batch = with_labels(model, batch)
@@ -69,7 +69,7 @@ def fit(subject: Subject, batch: Batch, *, steps: int, dropped: bool, seconds: f
     optimizer = make_optimizer(training, model)
     start = _eval_loss(model, batch, objective, subject.run.seed)
     model.train()
-    mode = contextlib.nullcontext() if dropped else NoDropout()  # type: ignore[no-untyped-call]
+    mode = contextlib.nullcontext() if dropped else NoDropout()
     with mode:
         curve = micro_train(model, [batch], objective, optimizer, steps, seed=subject.run.seed, seconds=seconds)
     end = _eval_loss(model, batch, objective, subject.run.seed)

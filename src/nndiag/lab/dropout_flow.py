@@ -86,8 +86,8 @@ def natural(
             losses.append(loss(take.output))
     flow = Flow(values=values)
     norms = {norm.key: norm for gauge in lab.gauges for norm in gauge.site.norms}
-    for key, values in drawn.items():
-        shift = _shift(norms[key], lab.norm_eval.get(key), values)
+    for key, variances in drawn.items():
+        shift = _shift(norms[key], lab.norm_eval.get(key), variances)
         if shift is not None:
             flow.shifts[key] = shift
     if loss is not None and lab.eval_output is not None:

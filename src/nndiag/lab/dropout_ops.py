@@ -84,7 +84,7 @@ SHAPE_ONLY = frozenset(
 
 # What turns random numbers into a choice of places: no mask of independent draws any more.
 _SELECTING = frozenset(
-    "argsort sort msort topk kthvalue gather scatter index_select take take_along_dim cumsum argmax argmin one_hot max min "
+    "argsort sort msort topk kthvalue gather scatter index_select take take_along_dim cumsum argmax argmin one_hot max min "  # noqa: E501, SIM905 - one sentence
     "searchsorted bucketize unique nonzero randperm softmax sum mean".split()
 )
 
@@ -120,7 +120,7 @@ def dial_of(op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Dial |
         return Dial(p, p > 0, ELEMENT)
     if op == "multi_head_attention_forward":
         p = _number(_argument(args, kwargs, 10, "dropout_p", 0.0))
-        return Dial(p, bool(_argument(args, kwargs, 13, "training", True)), ELEMENT)
+        return Dial(p, bool(_argument(args, kwargs, 13, "training", True)), ELEMENT)  # noqa: FBT003 - a row of torch's signature
     if op in RECURRENT and len(args) >= 8:
         at = _recurrent_rate(args)
         return Dial(_number(args[at]), bool(args[at + 1]), ELEMENT) if at else None
@@ -186,8 +186,8 @@ class Luck:
             return Luck(self.source, 1 - self.rate if op == "eq" else self.rate)
         keeps = op in {
             "to", "float", "double", "half", "bool", "type", "type_as", "bfloat16", "div", "mul", "expand", "expand_as",
-            "view", "reshape", "unsqueeze", "squeeze", "clone", "detach", "contiguous", "broadcast_to", "transpose", "ne",
-            "gt", "permute", "getitem", "requires_grad_", "t", "T", "mT", "data", "repeat", "cuda", "int", "long", "byte",
+            "view", "reshape", "unsqueeze", "squeeze", "clone", "detach", "contiguous", "broadcast_to", "transpose", "ne",  # noqa: E501 - one sentence
+            "gt", "permute", "getitem", "requires_grad_", "t", "T", "mT", "data", "repeat", "cuda", "int", "long", "byte",  # noqa: E501 - one sentence
         }  # fmt: skip
         return self if keeps else Luck(self.source)
 

@@ -108,7 +108,7 @@ class Player(TorchFunctionMode):
 
     def __init__(self, model: nn.Module, script: Script) -> None:
         """Prepare for one forward; nothing is attached yet."""
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.model, self.script, self.film = model, script, Film()
         self._names = dict(named_layers(model))
         self._modules = {name: module for module, name in self._names.items()}
@@ -189,9 +189,7 @@ class Player(TorchFunctionMode):
             result = self._with_data(func, op, key, args, kwargs)
         return self._recorded(step, result, name, given)
 
-    def _step(  # noqa: PLR0913 - the parts of a call
-        self, op: str, given: list[Tensor], tags: list[_Tag], args: Any, kwargs: Any, *, masked: bool
-    ) -> Step:
+    def _step(self, op: str, given: list[Tensor], tags: list[_Tag], args: Any, kwargs: Any, *, masked: bool) -> Step:  # noqa: PLR0913 - the parts of a call
         reads = tuple((slot, tag.id) for slot, tag in enumerate(tags) if tag.data)
         weights = tuple(slot for slot, item in enumerate(given) if isinstance(item, nn.Parameter))
         role = role_of_function(op, activations=len(reads) - len(weights), weights=len(weights))
@@ -219,7 +217,7 @@ class Player(TorchFunctionMode):
                 args, kwargs = replaced(args, kwargs, watch.slot, other)
         return args, kwargs
 
-    def _without_data(self, func: Any, name: str, op: str, args: Any, kwargs: Any, lucky: Luck | None) -> Any:
+    def _without_data(self, func: Any, name: str, op: str, args: Any, kwargs: Any, lucky: Luck | None) -> Any:  # noqa: PLR0913, PLR0917 - the parts of a call
         """Constants, and what is made of luck alone."""
         if is_dropout(op) and tensors_in(args):
             dial = dial_of(op, args, kwargs)
@@ -271,7 +269,7 @@ class Player(TorchFunctionMode):
         result = func(*args, **kwargs)
         return identity_of(result) if isinstance(result, Tensor) and result is source else result
 
-    def _met_chance(self, func: Any, name: str, op: str, key: Key, args: Any, kwargs: Any, lucky: Luck) -> Any:
+    def _met_chance(self, func: Any, name: str, op: str, key: Key, args: Any, kwargs: Any, lucky: Luck) -> Any:  # noqa: PLR0913, PLR0917 - the parts of a call
         """Data met a random tensor: a mask written by hand, or some other use of chance."""
         meeting = mask_meeting(op, args, kwargs, self._tag_of)
         if meeting is None or not lucky.plain:
@@ -375,7 +373,7 @@ class Player(TorchFunctionMode):
     def _place(self) -> tuple[Where, set[str]]:
         if not self.script.places:
             return Where(), set()
-        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - the documented way to look up the stack
+        frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - looking is no computing
         words: set[str] = set()
         inside = False
         while frame is not None:
@@ -394,12 +392,12 @@ class Player(TorchFunctionMode):
         tag = getattr(tensor, "_nndiag_tag", None)
         if tag is None or tag[0] is not self:
             self._tag(tensor, data=isinstance(tensor, nn.Parameter))
-            tag = tensor._nndiag_tag  # type: ignore[attr-defined]
+            tag = tensor._nndiag_tag  # type: ignore[attr-defined]  # noqa: SLF001 - looking is no computing
         found: _Tag = tag[1]
         return found
 
     def _tag(self, tensor: Tensor, *, data: bool, luck: Luck | None = None) -> None:
-        tensor._nndiag_tag = (self, _Tag(self._next, data, luck))  # type: ignore[attr-defined]
+        tensor._nndiag_tag = (self, _Tag(self._next, data, luck))  # type: ignore[attr-defined]  # noqa: SLF001 - looking is no computing
         self._next += 1
 
 

@@ -78,6 +78,7 @@ class Map:
         self.film = film
         self.readers, self.makers = film.readers(), film.makers()
         self.site_at = {seen.index: seen for seen in film.sites}
+        self.by_name = {span.name: span for span in film.spans}
         self.span_of: dict[int, Span] = {}
         for span in film.spans:
             if span.last - span.first > 1 and next(span.module.children(), None) is None:
@@ -212,8 +213,10 @@ class Map:
         return tuple(found), way
 
     def _in_norm(self, step: Step) -> bool:
-        span = next((s for s in self.film.spans if s.name == step.owner), None)
-        return span is not None and type(span.module).__name__.lower().endswith(("norm", "norm1d", "norm2d"))
+        span = self.by_name.get(step.owner)
+        if span is None or next(span.module.children(), None) is not None:
+            return False  # a PreNorm around a whole block is no normaliser
+        return type(span.module).__name__.lower().endswith(("norm", "norm1d", "norm2d"))
 
     def end_name(self, end: End) -> str:
         """How to call what reads the dropout in a table: the module if it is a leaf, else the operation."""

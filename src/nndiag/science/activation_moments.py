@@ -36,7 +36,8 @@ def density(t: Tensor) -> Tensor:
 
 def double(value: Tensor | float) -> Tensor:
     """As a float64 tensor."""
-    return torch.as_tensor(value).to(torch.float64)
+    wide: Tensor = torch.as_tensor(value).to(torch.float64)
+    return wide
 
 
 def relu_bias(mu: Tensor | float, s: Tensor | float) -> Tensor:
@@ -116,7 +117,9 @@ def gelu_mean(mu: Tensor | float, s: Tensor | float) -> Tensor:
 
 def quadrature(f: Elementwise, mu: Tensor | float, s: Tensor | float, power: int = 1) -> Tensor:
     """E[f(S)^power] by the trapezoid rule: needs nothing but the ability to evaluate f elementwise."""
-    mu, s = torch.broadcast_tensors(double(mu), double(s))
+    mu, s = double(mu), double(s)
+    shape = torch.broadcast_shapes(mu.shape, s.shape)
+    mu, s = mu.expand(shape), s.expand(shape)
     u = torch.linspace(-8, 8, NODES, dtype=torch.float64, device=mu.device)
     weight = density(u)
     weight = weight / weight.sum()
@@ -169,7 +172,8 @@ def identity_second(mu: Tensor | float, s: Tensor | float) -> Tensor:
 
 def identity_mean(mu: Tensor | float, s: Tensor | float) -> Tensor:
     """E[S] = mu, in the common shape."""
-    return torch.broadcast_tensors(double(mu), double(s))[0]
+    mu, s = double(mu), double(s)
+    return mu.expand(torch.broadcast_shapes(mu.shape, s.shape))
 
 
 def _ratio(mu: Tensor, s: Tensor) -> Tensor:

@@ -41,7 +41,7 @@ class CheckDropout:
                 case = item
             else:
                 yield item
-        assert case is not None  # noqa: S101 - investigate ends with it or raises
+        assert case is not None
         yield from facts(case)
         findings: list[Finding] = []
         ratios: dict[str, float] = {}

@@ -125,7 +125,7 @@ def judge_bias(case: Case) -> Iterator[Observation]:
             gauge = case.gauge(site)
             if gauge is None or is_path(site) or site.fused:
                 continue
-            yield from _measured(case, site, gauge)
+            yield from _measured(site, gauge)
         biases = [(s, b) for s in sites if (g := case.gauge(s)) is not None and not is_path(s) and (b := bias_of(g))]
         if biases:
             judged = True
@@ -144,7 +144,7 @@ def judge_bias(case: Case) -> Iterator[Observation]:
         yield Skip("DRP107", reason)
 
 
-def _measured(case: Case, site: Site, gauge: Gauge) -> Iterator[Observation]:
+def _measured(site: Site, gauge: Gauge) -> Iterator[Observation]:
     bias = bias_of(gauge)
     if bias is None:
         if site.activation is not None and not site.direct and gauge.activation is None:
@@ -154,7 +154,7 @@ def _measured(case: Case, site: Site, gauge: Gauge) -> Iterator[Observation]:
         return
     half = 1.96 * bias.error / abs(bias.off) if bias.off else math.nan
     yield Measurement("mean_ratio", bias.ratio, "ratio", site.label, (bias.ratio - half, bias.ratio + half))
-    base = bias.off if bias.off else math.nan
+    base = bias.off or math.nan
     yield Measurement(
         "mean_ratio_predicted", (bias.off + bias.on_predicted - bias.predicted_off) / base, "ratio", site.label
     )
@@ -207,9 +207,9 @@ def _dominated(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Observat
         where=place(case, site),
         evidence=Evidence(
             value=bias.dominated, unit="share of sums", threshold=DOMINATED, n=case.n,
-            detail=f"|skew| > {SKEW:g} or |excess kurtosis| > {KURTOSIS:g}; median participation ratio {bias.participation:.2f}",
+            detail=f"|skew| > {SKEW:g} or |excess kurtosis| > {KURTOSIS:g}; median participation ratio {bias.participation:.2f}",  # noqa: E501 - one sentence
         ),
-        means="dropout changes such a sum in jumps, not in small steps: 1/(1-p) is right on average and far off each time",
+        means="dropout changes such a sum in jumps, not in small steps: 1/(1-p) is right on average and far off each time",  # noqa: E501 - one sentence
         fix="lower p here, or widen the layer: a low p needs more contributors than p = .5",
     )  # fmt: skip
 
@@ -267,11 +267,11 @@ def _direct_finding(case: Case, direct: list[tuple[Site, Direct]]) -> Iterator[O
     zero = "a dropped logit is 0, not minus infinity" if softmax else f"a dropped unit becomes {bent.at_zero:.3g}"
     yield found(
         "DRP106",
-        f"dropout stands directly in front of {bent.name}{more([s for s, _ in direct])}: {zero}, and the mean is off by "
+        f"dropout stands directly in front of {bent.name}{more([s for s, _ in direct])}: {zero}, and the mean is off by "  # noqa: E501 - one sentence
         f"{bent.relative:.2g} of its spread",
         where=place(case, site),
         evidence=Evidence(
-            value=bent.relative, unit="spread of the eval values", threshold=DIRECT, n=case.n, seed=case.subject.run.seed,
+            value=bent.relative, unit="spread of the eval values", threshold=DIRECT, n=case.n, seed=case.subject.run.seed,  # noqa: E501 - one sentence
             detail="q f(x/q) + p f(0) against f(x), exact" if bent.exact else "two independent halves of the masks",
         ),
         means=f"E[{bent.name}(dropout(x))] is not {bent.name}(x): there is no sum between that would average",

@@ -47,7 +47,7 @@ def judge_norms(case: Case, limit: float) -> Iterator[Observation]:
 def worst_per_site(case: Case, reached: list[Site], warn: float) -> list[tuple[Site, NormShift]]:
     """For each site the batch norm it disturbs most, measured alone where several dropouts reach the same one."""
     flow = case.flow
-    assert flow is not None  # noqa: S101 - the caller has looked
+    assert flow is not None
     table: dict[int, tuple[Site, NormShift]] = {}
     for key, shift in flow.shifts.items():
         sources = [site for site in reached if any(norm.key == key for norm in site.norms)]
@@ -68,7 +68,7 @@ def worst_per_site(case: Case, reached: list[Site], warn: float) -> list[tuple[S
 def _one_by_one(case: Case, sources: list[Site], key: Key, shift: NormShift) -> dict[int, NormShift]:
     from nndiag.lab.dropout_flow import natural
 
-    assert case.lab is not None  # noqa: S101 - sites were measured
+    assert case.lab is not None
     found_: dict[int, NormShift] = {}
     for number in range(len(sources) - 1, max(-1, len(sources) - 1 - NEAREST), -1):
         if case.subject.run.seconds_left <= 0:
@@ -103,7 +103,7 @@ def _shift_finding(case: Case, site: Site, shift: NormShift, predicted: float, l
         ),
         means=f"running_var is learned with dropout on; in eval '{bn}' puts out "
               f"{1 / math.sqrt(shift.ratio):.2f} of the standard deviation that training saw",
-        fix=f"move dropout after the last batch norm, or lower p (p = {lower:.2g} would give {min(1.2, limit):.2g}x), or "
+        fix=f"move dropout after the last batch norm, or lower p (p = {lower:.2g} would give {min(1.2, limit):.2g}x), or "  # noqa: E501 - one sentence
             "re-estimate the running statistics with dropout off",
         severity=Severity.ERROR if severe else Severity.WARNING,
     )  # fmt: skip
@@ -138,7 +138,7 @@ def _collapse(case: Case, rows: list[RowCollapse]) -> Observation:
         where=place(case, site),
         evidence=Evidence(
             value=row.chance, unit="probability", threshold=PEAKED * site.p,
-            n={"rows": row.rows}, detail=f"closed form over rows with eight keys or more; median effective keys {row.effective_keys:.1f}",
+            n={"rows": row.rows}, detail=f"closed form over rows with eight keys or more; median effective keys {row.effective_keys:.1f}",  # noqa: E501 - one sentence
         ),
         means="the head's output then is nearly zero for that token, and 1/(1-p) does not bring it back",
         fix="lower the attention dropout, or put dropout on the values or on the output of the block instead",

@@ -75,7 +75,7 @@ def _compare(case: Case) -> Iterator[Observation]:
             f"from {off.start:.3g} in {steps} steps)",
             where=case.acting[0].seen.where,
             evidence=Evidence(
-                value=share, unit="share of the fall in loss", threshold=LEFT, n={"steps": steps, "samples": case.bench.rows},
+                value=share, unit="share of the fall in loss", threshold=LEFT, n={"steps": steps, "samples": case.bench.rows},  # noqa: E501 - one sentence
                 seed=case.subject.run.seed, detail="eval loss on the training batch, same start, same batches",
             ),
             means="the dropped capacity is what the model needs: it underfits for want of units, not of steps",

@@ -205,7 +205,7 @@ def never_ran(case: Case) -> list[tuple[str, nn.Module, float]]:
             and f"{s.seen.key[0]}.".startswith(inside)
             and s.seen.key[0] not in modules_of_dropout(modules)
             for s in case.sites
-        )  # noqa: E501 - one condition
+        )
         if not used:
             found_.append((name, module, rate))
     return found_

@@ -52,7 +52,7 @@ def judge_scale(case: Case) -> Iterator[Observation]:
 SILENT = "-"
 
 
-def unclear(gauge: Gauge) -> str:
+def unclear(gauge: Gauge) -> str:  # noqa: PLR0911 - one line per reason
     """Why a slope says nothing here; empty when it does."""
     from nndiag.lab.dropout_ops import ALPHA
 
@@ -84,7 +84,7 @@ def is_off(gauge: Gauge) -> bool:
 def _finding(case: Case, wrong: list) -> Observation:  # type: ignore[type-arg]
     site = wrong[0]
     gauge = case.gauge(site)
-    assert gauge is not None  # noqa: S101 - the caller has looked
+    assert gauge is not None
     a, q = gauge.slope, 1 - site.p
     half = 1.96 * gauge.error
     low = a < 1
