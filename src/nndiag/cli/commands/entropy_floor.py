@@ -16,6 +16,7 @@ FILE = "FILE[:COLUMN]"
 
 
 def entropy_floor(
+    ctx: typer.Context,
     labels: Annotated[
         str | None,
         typer.Argument(
@@ -60,6 +61,10 @@ def entropy_floor(
 
     Example: nndiag entropy-floor labels.npy --curve run.csv:train_loss --label-smoothing 0.1
     """
+    if labels and _from_file(ctx, "model"):  # the file's model is for the other commands: these labels are not its data
+        model = data = None
+    if labels and _from_file(ctx, "data"):
+        data = None
     if data and not model:
         raise UsageError(
             "--data goes with --model", hint="labels alone are the argument: nndiag entropy-floor labels.npy"
@@ -99,6 +104,12 @@ def entropy_floor(
         units=units,
         tail=tail,
     )
+
+
+def _from_file(ctx: typer.Context, name: str) -> bool:
+    """Whether an option's value comes from the configuration file."""
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "DEFAULT_MAP"
 
 
 def _pair(item: str) -> tuple[str, object]:
