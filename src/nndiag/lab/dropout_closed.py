@@ -121,7 +121,7 @@ def _conv(op: str, x: Tensor, args: Any, kwargs: Any, *, by_channel: bool) -> Su
         if size * inside > 40_000_000:
             return "the map behind it is too large to take apart by channels"
         each = weight.transpose(0, 1).reshape(inside * out, 1, *weight.shape[2:])
-        parts = convolve(few, each, **options, groups=inside).unflatten(1, (inside, out)).movedim(1, -1)
+        parts = convolve(few, each, **options, groups=inside).unflatten(1, (inside, out)).movedim(1, -1)  # type: ignore[no-untyped-call]
         power, inputs = PowerSums.of(parts), inside
         mean = mean[: len(few)]
     elif by_channel:

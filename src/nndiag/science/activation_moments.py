@@ -58,12 +58,12 @@ def relu_bias(mu: Tensor | float, s: Tensor | float) -> Tensor:
     """
     mu, s = double(mu), double(s)
     t = _ratio(mu, s).abs()
-    return s * density(t) * (1 - t * SQRT_HALF_PI * torch.special.erfcx(t / math.sqrt(2)))
+    return s * density(t) * (1 - t * SQRT_HALF_PI * torch.special.erfcx(t / math.sqrt(2)))  # type: ignore[no-any-return]
 
 
 def crossing(mu: Tensor | float, s: Tensor | float) -> Tensor:
     """The chance that dropout moves a pre-activation across zero: Phi(−|mu|/s)."""
-    return torch.special.ndtr(-_ratio(double(mu), double(s)).abs())
+    return torch.special.ndtr(-_ratio(double(mu), double(s)).abs())  # type: ignore[no-any-return]
 
 
 def relu_mean(mu: Tensor | float, s: Tensor | float) -> Tensor:
@@ -75,7 +75,7 @@ def relu_second(mu: Tensor | float, s: Tensor | float) -> Tensor:
     """E[relu(S)²] = (mu² + s²) Phi(t) + mu s phi(t)."""
     mu, s = double(mu), double(s)
     t = _ratio(mu, s)
-    return (mu * mu + s * s) * torch.special.ndtr(t) + mu * s * density(t)
+    return (mu * mu + s * s) * torch.special.ndtr(t) + mu * s * density(t)  # type: ignore[no-any-return]
 
 
 def leaky_mean(mu: Tensor | float, s: Tensor | float, slope: Tensor | float = 0.01) -> Tensor:
@@ -94,7 +94,7 @@ def elu_mean(mu: Tensor | float, s: Tensor | float, alpha: float = 1.0) -> Tenso
     mu, s = double(mu), double(s)
     t = _ratio(mu, s)
     tail = torch.exp(mu + 0.5 * s * s + torch.special.log_ndtr(-t - s))
-    return relu_mean(mu, s) + alpha * (tail - torch.special.ndtr(-t))
+    return relu_mean(mu, s) + alpha * (tail - torch.special.ndtr(-t))  # type: ignore[no-any-return]
 
 
 def celu_mean(mu: Tensor | float, s: Tensor | float, alpha: float = 1.0) -> Tensor:
@@ -112,13 +112,13 @@ def gelu_mean(mu: Tensor | float, s: Tensor | float) -> Tensor:
     mu, s = double(mu), double(s)
     width = torch.sqrt(1 + s * s)
     u = mu / width
-    return mu * torch.special.ndtr(u) + s * s / width * density(u)
+    return mu * torch.special.ndtr(u) + s * s / width * density(u)  # type: ignore[no-any-return]
 
 
 def quadrature(f: Elementwise, mu: Tensor | float, s: Tensor | float, power: int = 1) -> Tensor:
     """E[f(S)^power] by the trapezoid rule: needs nothing but the ability to evaluate f elementwise."""
     mu, s = double(mu), double(s)
-    shape = torch.broadcast_shapes(mu.shape, s.shape)
+    shape = torch.broadcast_shapes(mu.shape, s.shape)  # type: ignore[no-untyped-call]
     mu, s = mu.expand(shape), s.expand(shape)
     u = torch.linspace(-8, 8, NODES, dtype=torch.float64, device=mu.device)
     weight = density(u)
@@ -126,7 +126,7 @@ def quadrature(f: Elementwise, mu: Tensor | float, s: Tensor | float, power: int
     flat_mu, flat_s = mu.reshape(-1), s.reshape(-1)
     parts = [
         f(m[:, None] + d[:, None] * u) ** power @ weight  # (block, nodes) @ (nodes,)
-        for m, d in zip(flat_mu.split(8192), flat_s.split(8192), strict=True)
+        for m, d in zip(flat_mu.split(8192), flat_s.split(8192), strict=True)  # type: ignore[no-untyped-call]
     ]
     joined = torch.cat(parts) if parts else flat_mu
     return joined.reshape(mu.shape)
@@ -173,7 +173,7 @@ def identity_second(mu: Tensor | float, s: Tensor | float) -> Tensor:
 def identity_mean(mu: Tensor | float, s: Tensor | float) -> Tensor:
     """E[S] = mu, in the common shape."""
     mu, s = double(mu), double(s)
-    return mu.expand(torch.broadcast_shapes(mu.shape, s.shape))
+    return mu.expand(torch.broadcast_shapes(mu.shape, s.shape))  # type: ignore[no-untyped-call]
 
 
 def _ratio(mu: Tensor, s: Tensor) -> Tensor:
