@@ -29,7 +29,7 @@ from nndiag.cli.commands import (
 )
 from nndiag.cli.failures import explain
 from nndiag.cli.options import expanded
-from nndiag.cli.streams import say_error
+from nndiag.cli.streams import ReaderLeftError, put, say_error
 from nndiag.core.errors import UsageError
 
 MORE = "More"
@@ -52,7 +52,7 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
-        typer.echo(f"nndiag {__version__}")
+        put(f"nndiag {__version__}")
         raise typer.Exit
 
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command: Any = typer.main.get_command(app)
         code = command.main(args=arguments, prog_name="nndiag", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, ReaderLeftError):
         _stop_writing()
         return READER_LEFT
     except (KeyboardInterrupt, typer.Abort):

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-RANK_VARIABLES = ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")
+
+class ReaderLeftError(Exception):
+    """The reader of stdout has gone away. No OSError: Click would turn that into exit 1."""
 
 
 @contextmanager
@@ -35,10 +37,25 @@ def reserved_stdout() -> Iterator[int]:
 
 
 def write_all(descriptor: int, text: str) -> None:
-    """Write everything, or raise BrokenPipeError."""
+    """Write everything, or raise ReaderLeftError."""
     data = memoryview(text.encode("utf-8", "backslashreplace"))
-    while data:
-        data = data[os.write(descriptor, data) :]
+    try:
+        while data:
+            data = data[os.write(descriptor, data) :]
+    except BrokenPipeError as closed:
+        raise ReaderLeftError from closed
+
+
+def put(text: str) -> None:
+    """Print on stdout, for commands that make no report."""
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError, AttributeError):  # captured in a test or a notebook
+        sys.stdout.write(f"{text}\n")
+        return
+    write_all(descriptor, f"{text}\n")
 
 
 def is_first_rank() -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import typer
+from nndiag.cli.streams import put
 
 PACKAGES = (
     "torch",
@@ -31,18 +31,18 @@ def env() -> None:
 
     from nndiag import __version__
 
-    typer.echo(f"nndiag {__version__}")
-    typer.echo(f"python {platform.python_version()} on {platform.platform()}")
+    put(f"nndiag {__version__}")
+    put(f"python {platform.python_version()} on {platform.platform()}")
     for name in PACKAGES:
         try:
-            typer.echo(f"{name} {version(name)}")
+            put(f"{name} {version(name)}")
         except PackageNotFoundError:
-            typer.echo(f"{name} not installed")
+            put(f"{name} not installed")
     import torch
 
-    typer.echo(f"cpus {os.cpu_count()}, torch threads {torch.get_num_threads()}")
+    put(f"cpus {os.cpu_count()}, torch threads {torch.get_num_threads()}")
     devices = []
     if torch.accelerator.is_available():
         kind = torch.accelerator.current_accelerator()
         devices = [f"{kind}:{index}" for index in range(torch.accelerator.device_count())]
-    typer.echo(f"devices {', '.join(['cpu', *devices])}")
+    put(f"devices {', '.join(['cpu', *devices])}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nndiag.cli.streams import put
 from nndiag.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def init(
         raise UsageError(f"'{path}' exists", hint="--force replaces it")
     found = discover(folder)
     write_atomically(path, configuration(found))
-    typer.echo(f"wrote {path}")
-    typer.echo("next: nndiag all" if found.models else "next: fill in model = …, then nndiag all")
+    put(f"wrote {path}")
+    put("next: nndiag all" if found.models else "next: fill in model = …, then nndiag all")
 
 
 def configuration(found: Discovered) -> str:

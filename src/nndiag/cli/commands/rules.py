@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from nndiag.cli.streams import put
 from nndiag.core.errors import UsageError, did_you_mean
 from nndiag.core.rules import RULES, known_prefix
 
@@ -34,11 +35,11 @@ def rules(
             }
             for rule in chosen
         ]
-        typer.echo(json.dumps(rows, indent=2))
+        put(json.dumps(rows, indent=2))
         return
     width = max(len(rule.name) for rule in chosen)
     for rule in chosen:
-        typer.echo(f"{rule.code}  {rule.severity.word:<7}  {rule.basis!s:<9}  {rule.name:<{width}}  {rule.summary}")
+        put(f"{rule.code}  {rule.severity.word:<7}  {rule.basis!s:<9}  {rule.name:<{width}}  {rule.summary}")
 
 
 def rule(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as DRP105.")]) -> None:
@@ -52,4 +53,4 @@ def rule(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as DRP10
     if wanted not in RULES:
         hint = did_you_mean(wanted, RULES, otherwise="'nndiag rules' lists every code")
         raise UsageError(f"unknown code '{code}'", hint=hint)
-    typer.echo(files("nndiag.pages").joinpath(f"{wanted}.md").read_text(encoding="utf-8").rstrip())
+    put(files("nndiag.pages").joinpath(f"{wanted}.md").read_text(encoding="utf-8").rstrip())
