@@ -153,7 +153,9 @@ def test_a_toml_recipe_is_a_file_like_the_others(tmp_path):
 
 
 def test_four_batches_that_contradict_each_other_are_named():
-    with pytest.raises(UsageError, match=r"global-batch 500 is not gpus 8 × per-device-batch 32 × accumulation 2 = 512"):
+    with pytest.raises(
+        UsageError, match=r"global-batch 500 is not gpus 8 × per-device-batch 32 × accumulation 2 = 512"
+    ):
         load_recipe(options={"gpus": 8, "per-device-batch": 32, "accumulation": 2, "global-batch": 500})
 
 

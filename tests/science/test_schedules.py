@@ -30,7 +30,10 @@ def stepped(make, steps):
         (Curve("cosine", total=50), lambda o: lr_scheduler.CosineAnnealingLR(o, 50)),
         (Curve("linear", total=50), lambda o: lr_scheduler.LinearLR(o, 1.0, 0.0, 50)),
         (Curve("step", decay=7, gamma=0.3), lambda o: lr_scheduler.StepLR(o, 7, 0.3)),
-        (Curve("multistep", milestones=(5, 20, 60), gamma=0.1), lambda o: lr_scheduler.MultiStepLR(o, [5, 20, 60], 0.1)),
+        (
+            Curve("multistep", milestones=(5, 20, 60), gamma=0.1),
+            lambda o: lr_scheduler.MultiStepLR(o, [5, 20, 60], 0.1),
+        ),
         (Curve("exponential", gamma=0.95), lambda o: lr_scheduler.ExponentialLR(o, 0.95)),
         (Curve("cosine-restarts", cycle=13), lambda o: lr_scheduler.CosineAnnealingWarmRestarts(o, 13)),
     ],
@@ -52,9 +55,7 @@ def test_a_closed_form_is_the_torch_scheduler_also_past_its_end(curve, make):
 )
 def test_a_closed_form_is_the_transformers_scheduler(curve, name):
     transformers = pytest.importorskip("transformers")
-    executed = stepped(
-        lambda o: transformers.get_scheduler(name, o, num_warmup_steps=10, num_training_steps=50), 80
-    )
+    executed = stepped(lambda o: transformers.get_scheduler(name, o, num_warmup_steps=10, num_training_steps=50), 80)
     assert [curve.factor(s) for s in range(81)] == pytest.approx(executed, abs=1e-9)
 
 
@@ -111,9 +112,7 @@ def test_a_step_per_epoch_needs_the_size_of_an_epoch():
     [("optimizer", False, 512), ("dataloader", False, 32), ("dataloader", True, 256), ("epoch", False, 50_000)],
 )
 def test_samples_behind_one_count(unit, sharded, samples):
-    found = schedules.samples_per_count(
-        unit, per_device=32, devices=8, accumulation=2, sharded=sharded, samples=50_000
-    )
+    found = schedules.samples_per_count(unit, per_device=32, devices=8, accumulation=2, sharded=sharded, samples=50_000)
     assert found == samples
 
 

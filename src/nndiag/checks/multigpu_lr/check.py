@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nndiag.checks.multigpu_lr import constants, order, overview, rate, schedule
 from nndiag.checks.multigpu_lr.plan import Plan
+from nndiag.checks.multigpu_lr.timeline import stepping
 from nndiag.core.errors import NothingApplicableError
 from nndiag.core.findings import Finding, Measurement, Skip
 from nndiag.core.recipe import Recipe
@@ -63,8 +64,10 @@ class MultigpuLr:
 
     def _arithmetic(self, plan: Plan, module: Any, factor: float) -> Iterator[Observation]:
         yield from rate.judge_rate(plan, factor)
-        yield from rate.judge_warmup(plan, warn=WARMUP_WARNS, note=WARMUP_NOTES)
-        yield from schedule.judge_schedule(plan)
+        step, missing = stepping(plan)
+        warms_up = step.curve.warmup > 0 if step is not None and step.curve.table else None
+        yield from rate.judge_warmup(plan, warn=WARMUP_WARNS, note=WARMUP_NOTES, warms_up=warms_up)
+        yield from schedule.judge_schedule(step, missing)
         yield from rate.judge_square_root(plan)
         yield from constants.judge_constants(plan)
         yield from order.judge_shards(plan)

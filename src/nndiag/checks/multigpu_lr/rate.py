@@ -41,7 +41,9 @@ def judge_rate(plan: Plan, factor: float = 1.0) -> Iterator[Observation]:
     yield Measurement("batch_ratio", k, "ratio")
     yield Measurement("learning_rate_ratio", ratio, "ratio")
     low, high = allowed_range(plan, k)
-    if any(low / NEARLY <= seen <= high * NEARLY for seen in _seen_by_weights(plan, ratio, factor)) or (recipe.rule == "none" and ratio < SAME):
+    if any(low / NEARLY <= seen <= high * NEARLY for seen in _seen_by_weights(plan, ratio, factor)) or (
+        recipe.rule == "none" and ratio < SAME
+    ):
         return
     if 1 / NEARLY < k < NEARLY and not _names_devices(plan, ratio):
         return  # the batch stayed: another rate is a choice, unless it is exactly the number of devices

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nndiag.checks.multigpu_lr.plan import show, times
-from nndiag.checks.multigpu_lr.timeline import Stepping, Timing, stepping, timing
+from nndiag.checks.multigpu_lr.timeline import Stepping, Timing, factors, timing
 from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip, Table
 from nndiag.core.rules import found
-from nndiag.science import schedules
+from nndiag.science import scaling, schedules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,15 +21,23 @@ POINTS = 4001
 EPOCH_ROWS = 8
 
 
-def judge_schedule(plan: Plan) -> Iterator[Observation]:
-    """MGL003 and MGL004, with the curves as executed and as intended."""
-    step, missing = stepping(plan)
+def judge_schedule(step: Stepping | None, missing: str = "") -> Iterator[Observation]:
+    """MGL003 and MGL004, with the curves as executed and as intended.
+
+    Args:
+        step: The schedule, its counter tied to updates; None where that is not possible.
+        missing: Why it is not.
+    """
     if step is None:
         for code in ("MGL003", "MGL004"):
             yield Skip(code, missing)
         return
     when = timing(step)
-    yield from _unit(step, when)
+    if step.raised:
+        yield Judged("MGL003")
+        yield _raises(step)
+    else:
+        yield from _unit(step, when)
     yield from _rebound(step)
     yield from _curves(step, when.ratio if when else 1.0)
 
@@ -77,13 +85,35 @@ def _unit(step: Stepping, when: Timing | None) -> Iterator[Observation]:
     )
 
 
+def _raises(step: Stepping) -> Observation:
+    """The user's scheduler refuses to be stepped as often as the run steps it."""
+    plan, run = step.plan, step.plan.updates or 0.0
+    count = step.curve.total or 0.0
+    at = count / step.rate
+    named = scaling.name_of_factor(run / at, factors(plan), 0.06) if at else None
+    why = f", ×{show(run / at)} too early: {named[0].removeprefix('1 / ')}" if named else ""
+    return found(
+        "MGL003",
+        f"the schedule raises at {plan.when(at)} of {plan.when(run)}{why} ({step.raised})",
+        where=plan.where("schedule.name"),
+        evidence=Evidence(
+            value=at / run if run else None,
+            threshold=1.0,
+            unit="ratio",
+            detail=f"{show(count)} steps, {show(step.rate)} scheduler steps per update",
+        ),
+        means="it was made for fewer steps than the loop calls: the training will stop there",
+        fix=f"make it for {show(round(run * step.rate))} steps, or step it once per optimizer update",
+    )
+
+
 def _whole(value: float) -> float:
     return float(round(value)) if value >= 1 else value
 
 
 def _rebound(step: Stepping) -> Iterator[Observation]:
     horizon = step.horizon
-    if horizon is None or (step.curve.name in ("linear", "cosine") and not step.curve.total):
+    if horizon is None or _is_endless(step):
         yield Skip("MGL004", "needs total-steps, and dataset-size and epochs, or step-unit")
         return
     yield Judged("MGL004")
@@ -116,10 +146,15 @@ def _rebound(step: Stepping) -> Iterator[Observation]:
     )
 
 
+def _is_endless(step: Stepping) -> bool:
+    """Whether the shape needs a total that nobody gave."""
+    return step.curve.name in ("linear", "cosine") and not step.curve.total and not step.curve.table
+
+
 def _curves(step: Stepping, ratio: float) -> Iterator[Observation]:
     """The rate over the run as executed and as intended: series, and a table of epochs."""
     horizon = step.horizon
-    if horizon is None or (step.curve.name in ("linear", "cosine") and not step.curve.total):
+    if horizon is None or _is_endless(step):
         return
     plan, recipe = step.plan, step.plan.recipe
     per = plan.updates_per_epoch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from nndiag.checks.multigpu_lr.plan import show
@@ -47,6 +47,7 @@ class Stepping:
     schedule: Schedule
     rate: float  # scheduler steps per update
     curve: Curve
+    raised: str = ""  # what the user's scheduler raised before the run was over
 
     @property
     def horizon(self) -> float | None:
@@ -119,6 +120,8 @@ def stepping(plan: Plan) -> tuple[Stepping | None, str]:
     )
     if rate is None:
         return None, "a schedule stepped per epoch needs dataset-size and the global batch"
+    if schedule.factory is not None:
+        return _recorded(plan, schedule, rate)
     total = schedule.total_steps
     if schedule.managed and plan.updates:
         total = plan.updates
@@ -141,6 +144,39 @@ def stepping(plan: Plan) -> tuple[Stepping | None, str]:
     return Stepping(plan, schedule, rate, curve), ""
 
 
+def _recorded(plan: Plan, schedule: Schedule, rate: float) -> tuple[Stepping | None, str]:
+    """Step the user's own scheduler as often as the run would, and read its counts where it is one of torch's."""
+    from nndiag.lab.schedule_run import MOST_STEPS, record
+
+    if plan.updates is None:
+        return None, "a schedule of your own needs dataset-size, epochs and the global batch to be stepped"
+    needed = math.ceil(plan.updates * rate)
+    if needed > MOST_STEPS:
+        return None, f"the run steps the schedule {show(needed)} times, more than the {show(MOST_STEPS)} tried here"
+    # a count that is too large by the usual slips must still be seen to arrive
+    longest = max(1.0, plan.devices * plan.recipe.accumulation, plan.k or 1.0)
+    seen = record(
+        schedule.factory, plan.recipe.lr or 1.0, int(min(MOST_STEPS, max(needed, plan.updates) * longest + 2))
+    )
+    counts = dict(seen.counts)
+    known = replace(schedule, **{**counts, "name": counts.get("name", "recorded")})
+    peak = seen.peak
+    table = tuple(item / peak for item in seen.rates) if peak > 0 else seen.rates
+    raised = seen.raised and len(seen.rates) <= needed
+    curve = Curve(
+        "recorded" if raised else "cosine-restarts" if seen.cyclic else known.name,
+        total=float(len(seen.rates)) if raised else known.total_steps or (None if seen.cyclic else seen.end),
+        warmup=float(seen.warmup),
+        milestones=known.milestones,
+        decay=known.decay_steps,
+        gamma=known.gamma if known.gamma is not None else 0.1,
+        cycle=known.cycle_steps,
+        table=table,
+    )
+    made = Stepping(plan, replace(known, name=curve.name), rate, curve, seen.raised if raised else "")
+    return made, ""
+
+
 def timing(step: Stepping) -> Timing | None:
     """Compare the landmark of the schedule with what was meant; None when it has no count at all."""
     schedule = step.schedule
@@ -149,6 +185,7 @@ def timing(step: Stepping) -> Timing | None:
     judges = {
         "linear": _ending,
         "cosine": _ending,
+        "recorded": _ending,
         "multistep": _milestones,
         "step": _decay,
         "exponential": _decay,
@@ -204,6 +241,8 @@ def _plain(name: str) -> str:
 def _ending(step: Stepping) -> Timing | None:
     """linear, cosine: they should arrive when the run ends."""
     count, run = step.curve.total, step.plan.updates
+    if not count and step.curve.table:
+        return None  # it never comes down
     if not count:
         return _unknown(step, "ends", "total-steps", 0.0, "total-steps")
     by_unit = _by_unit(step, "ends", "total-steps", count)

@@ -1,0 +1,151 @@
+"""Is the aggregated gradient that of the whole batch, and how large may the batch be?"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nndiag.checks.multigpu_lr.equivalence import judge_equivalence
+from nndiag.checks.multigpu_lr.layout import fitted, layout
+from nndiag.checks.multigpu_lr.noise import judge_noise
+from nndiag.core.errors import NndiagError
+from nndiag.core.findings import Evidence, Fact, Skip, Step
+from nndiag.core.rules import found
+from nndiag.lab.forward import batch_rows
+from nndiag.lab.gradients import precise, split_rows, still, whole_batch
+from nndiag.lab.objective import loss_of, resolve_objective
+from nndiag.lab.ranks import existing_world, group_of_one, torchrun_group
+from nndiag.lab.shards import one_thread
+from nndiag.lab.worldly import talks_to_ranks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.multigpu_lr.check import MultigpuLr
+    from nndiag.checks.multigpu_lr.layout import Layout
+    from nndiag.checks.multigpu_lr.plan import Plan
+    from nndiag.core.findings import Observation
+    from nndiag.core.subject import Batch, Subject
+    from nndiag.lab.objective import Objective
+
+ONE_XX = ("MGL101", "MGL102", "MGL103")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What the measurements share."""
+
+    subject: Subject
+    plan: Plan
+    layout: Layout
+    whole: Batch
+    objective: Objective
+    world: int  # ranks that torchrun has started; 1 without it
+    aware: bool  # the loss or the model asks for the process group
+
+    def alone(self) -> Any:
+        """Stand where a single device stands: in a group of one, if the loss asks for its group."""
+        return group_of_one() if self.aware else contextlib.nullcontext()
+
+
+def examine_model(check: MultigpuLr, subject: Subject, plan: Plan) -> Iterator[Observation]:
+    """MGL101, MGL102, MGL103, and with --train MGL201 and MGL010."""
+    run, codes = subject.run, (*ONE_XX, "MGL201", "MGL010")
+    if subject.model is None or subject.data is None:
+        for code in codes:
+            yield Skip(code, "needs --data" if subject.model is not None else "needs --model")
+        return
+    world = existing_world()
+    if not run.wants("MGL1", "MGL2", "MGL010"):
+        return
+    plan_of_rows = layout(plan, ranks=check.ranks, world=world)
+    yield Step("reading the data")
+    whole = whole_batch(subject.data, plan_of_rows.rows, run.device)
+    laid = fitted(plan_of_rows, batch_rows(whole)) if whole is not None else None
+    if whole is None or laid is None:
+        rows = batch_rows(whole) if whole is not None else 0
+        for code in codes:
+            yield Skip(code, f"{rows} rows of data are too few for {len(plan_of_rows.sizes)} shards")
+        return
+    if subject.data.synthetic:
+        yield Fact("data", subject.data.name, f"data {subject.data.name}")
+    model = still(subject.model.make())
+    objective = resolve_objective(subject.training, model, whole)
+    setting = Setting(subject, plan, laid, whole, objective, world, _asks_for_ranks(subject, model, whole, objective))
+    yield Fact("loss", setting.objective.name, f"loss {setting.objective.name} ({setting.objective.how})")
+    if world > 1:
+        from nndiag.checks.multigpu_lr.distributed import examine_together
+
+        with torchrun_group(max(5.0, run.seconds_left), run.device):
+            yield from examine_together(setting)
+        for code in ("MGL201", "MGL010"):
+            yield Skip(code, "micro-training emulates its devices: run it without torchrun")
+        return
+    with one_thread(model):
+        yield from _one_process(setting)
+
+
+def _one_process(setting: Setting) -> Iterator[Observation]:
+    run = setting.subject.run
+    if run.wants("MGL101", "MGL102"):
+        yield from judge_equivalence(setting)
+    noise: float | None = None
+    if run.wants("MGL103") or run.wants("MGL201"):
+        if run.seconds_left <= 0:
+            yield from out_of_time("MGL103")
+        else:
+            for item in judge_noise(setting):
+                noise = _value(item, noise)
+                yield item
+    if not run.train:
+        for code in ("MGL201", "MGL010"):
+            yield Skip(code, "needs --train")
+        return
+    from nndiag.checks.multigpu_lr.trained import judge_training
+
+    if run.wants("MGL201", "MGL010"):
+        yield from judge_training(setting, noise)
+
+
+def _asks_for_ranks(subject: Subject, model: Any, whole: Batch, objective: Objective) -> bool:
+    """Whether loss or model talk to other ranks, as their code says or as they complain without a group."""
+    loss = subject.training.loss
+    if talks_to_ranks(loss if callable(loss) else None, model):
+        return True
+    try:
+        loss_of(model, split_rows(whole, [1])[0], objective)
+    except (NndiagError, RuntimeError, ValueError) as failed:
+        return "process group" in str(failed)
+    return False
+
+
+def _value(item: Any, known: float | None) -> float | None:
+    return float(item.value) if getattr(item, "name", "") == "noise_scale" else known
+
+
+def out_of_time(*codes: str) -> Iterator[Observation]:
+    """Say what the budget has cut off."""
+    for code in codes:
+        yield Skip(code, "the time budget was used up before")
+    yield found(
+        "NND902",
+        f"the time budget ended before {', '.join(codes)}",
+        evidence=Evidence(detail="experiments that were not finished are listed as skipped"),
+        means="nothing is known about what was not measured",
+        fix="raise --max-seconds",
+    )
+
+
+def in_float64(setting: Setting) -> tuple[Any, bool]:
+    """Return a still private model in float64, or in its own precision where that is not possible."""
+    model: Any = setting.subject.model
+    made = still(model.make())
+    if setting.subject.run.device.startswith("mps"):
+        return made, False
+    try:
+        with precise(made) as exact, setting.alone():
+            loss_of(exact, setting.whole, setting.objective)
+    except (NndiagError, RuntimeError, TypeError, ValueError):
+        return still(model.make()), False
+    return exact, True
