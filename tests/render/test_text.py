@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from nndiag.core.findings import Table
 from nndiag.render import Look, render
 from nndiag.render.words import number, ranges, spark
 
@@ -66,6 +68,16 @@ def test_quiet_keeps_findings_and_verdict():
 def test_suppressed_findings_are_shown_when_asked():
     assert "DRP006 stacked" not in render([sample.dropout()], "text", Look())
     assert "DRP006 stacked" in render([sample.dropout()], "text", Look(show_suppressed=True))
+
+
+def test_a_long_table_is_folded_around_what_matters():
+    rows = [(f"layer.{index}", "error" if index == 77 else "ok") for index in range(100)]
+    report = replace(sample.healthy(), tables=(Table("", ("layer", "status"), rows, main=True),))
+    text = render([report], "text", Look())
+    assert "layer.77 " in text
+    assert "layer.99" not in text
+    assert "… and 76 more rows; -v shows them" in text
+    assert "layer.99" in render([report], "text", Look(verbose=1))
 
 
 def test_concise_is_one_line_per_finding():

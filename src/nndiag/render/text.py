@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 MARKS = {"error": "✗", "warning": "!", "note": "i", "ok": "✓", "skipped": "–"}
 STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green", "skipped": "dim"}
 CURVES_SHOWN = 4
+ROWS_SHOWN = 24  # of the main table; rows with something to say come first
 SPARK_WIDTH = 40
 
 
@@ -102,10 +104,23 @@ def _tables(report: Report, look: Look, say: _Writer) -> Iterator[RenderableType
         yield Text()
         if table.title and not table.main:
             yield Text(say(table.title), style="bold")
-        yield _grid(table, look, say)
+        kept = table if look.verbose else _folded(table)
+        yield _grid(kept, look, say)
+        if len(kept.rows) < len(table.rows):
+            yield Text(say(f" … and {len(table.rows) - len(kept.rows):,} more rows; -v shows them"), style="dim")
     if report.measurements and (look.verbose or not shown):
         yield Text()
         yield _grid(_as_table(report.measurements), look, say)
+
+
+def _folded(table: Table) -> Table:
+    """Return the table with at most `ROWS_SHOWN` rows, in their order: those that are not "ok" before the others."""
+    if len(table.rows) <= ROWS_SHOWN:
+        return table
+    status = list(table.columns).index("status") if "status" in table.columns else None
+    quiet = [status is not None and row[status] == "ok" for row in table.rows]
+    chosen = sorted(sorted(range(len(quiet)), key=lambda index: (quiet[index], index))[:ROWS_SHOWN])
+    return replace(table, rows=[table.rows[index] for index in chosen])
 
 
 def _as_table(measurements: Sequence[Measurement]) -> Table:
