@@ -83,21 +83,23 @@ def unit_views(model: nn.Module, uses: Mapping[str, Use] | None = None) -> list[
                 continue
             seen.add(key)
             if view.units > 1:
-                views.append(_renamed(view, [names[id(item)] for item in params]))
+                views.append(_renamed(view, model, names))
     return views
 
 
-def _renamed(view: UnitView, names: list[str]) -> UnitView:
-    """Read shared parameters by the first name that the model knows them by."""
-    if list(view.weights) == names:
+def _renamed(view: UnitView, model: nn.Module, names: Mapping[int, str]) -> UnitView:
+    """Read shared weights and biases by the first name that the model knows them by."""
+    own = (*view.weights, *view.biases)
+    alias = {item: names.get(id(_parameter(model, item)), item) for item in own}
+    if all(item == name for item, name in alias.items()):
         return view
-    alias = dict(zip(view.weights, names, strict=True))
 
     def through(read: Callable[[Mapping[str, Tensor]], Tensor]) -> Callable[[Mapping[str, Tensor]], Tensor]:
         return lambda tensors: read(_Aliased(tensors, alias))  # type: ignore[arg-type]
 
     return UnitView(
-        view.module, view.cls, view.part, view.kind, tuple(names), view.biases, view.units, through(view.read),
+        view.module, view.cls, view.part, view.kind, tuple(alias[item] for item in view.weights),
+        tuple(alias[item] for item in view.biases), view.units, through(view.read),
         through(view.read_bias) if view.read_bias else None, view.classes,
     )  # fmt: skip
 
