@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -65,3 +68,45 @@ def test_a_function_that_wants_the_model_gets_it():
 def test_a_function_that_returns_something_else_is_an_error():
     with pytest.raises(NndiagError, match="returned int"):
         make_optimizer(Training(optimizer=lambda params: 3), nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw", "rmsprop", "adagrad", "nadam", "lbfgs"])
+def test_steps_are_bit_for_bit_those_of_torch_and_do_not_import_its_compiler(name):
+    script = f"""
+import sys, torch
+from nndiag.core.subject import Training
+from nndiag.lab.optimizers import known_optimizers, make_optimizer
+
+def run(build):
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh(), torch.nn.Linear(3, 1)), torch.randn(8, 3)
+    optimizer = build(model)
+    def closure():
+        optimizer.zero_grad()
+        loss = model(x).square().sum()
+        loss.backward()
+        return loss
+    for _ in range(4):
+        if {name!r} == "lbfgs":
+            optimizer.step(closure)
+        else:
+            closure()
+            optimizer.step()
+    return torch.cat([item.flatten() for item in model.parameters()])
+
+ours = run(lambda model: make_optimizer(Training(optimizer={name!r}, lr=0.05), model))
+assert "torch._dynamo" not in sys.modules or {name!r} == "lbfgs"
+theirs = run(lambda model: known_optimizers()[{name!r}](model.parameters(), lr=0.05))
+assert torch.equal(ours, theirs)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_scheduler_drives_it():
+    optimizer = make_optimizer(Training(optimizer="sgd", lr=1.0), nn.Linear(2, 2))
+    scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
+    for _ in range(2):
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr() == [0.25]
