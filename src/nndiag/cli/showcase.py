@@ -14,9 +14,9 @@ MODELS, DATA = "nndiag.showcase.models", "nndiag.showcase.data"
 WORDS = ["--vocab", "2000000", "--dim", "64", "--batch-size", "64", "--seq-len", "32", "--optimizer", "adam"]
 
 
-def run_showcase(group: Any, request: Request) -> list[Report]:
+def run_showcase(group: Any, request: Request, fail_on: str) -> list[Report]:
     """Run the six commands, each on one planted fault."""
-    shared = ["--seed", str(request.shared.seed), "--device", request.shared.device]
+    shared = ["--seed", str(request.shared.seed), "--device", request.shared.device, "--fail-on", fail_on]
     with chdir(str(files("nndiag"))):  # so that the reports name the package's files the same way everywhere
         return [report for arguments in _calls() for report in reports_of(group, [*arguments, *shared], request)]
 

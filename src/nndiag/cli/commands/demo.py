@@ -16,4 +16,7 @@ def demo(ctx: typer.Context, *, shared: Shared) -> None:
     from nndiag.cli.showcase import run_showcase
 
     request = Request.of(shared)
-    finish(request, lambda: run_showcase(ctx.find_root().command, request))
+    source = ctx.get_parameter_source("fail_on")
+    asked = source is not None and source.name == "COMMANDLINE"
+    fail_on = shared.fail_on if asked else "never"  # the faults are planted: to find them is success
+    finish(request, lambda: run_showcase(ctx.find_root().command, request, fail_on))
