@@ -84,6 +84,9 @@ class EmbeddingCost:
             size = subject.training.batch_size or BATCH
             view = read_model(subject, batch_size=size, length=self.seq_len or LENGTH)
             specs = view.specs
+            if not specs and self.vocab is not None and self.dim is not None:  # a table that this model does not hold
+                yield from self._no_table(subject, view)
+                view, specs = None, [self._spec_from_numbers(subject)]
         counts = dict(view.counts) if view else {}
         if specs and (counted := self._count_tokens(subject, max(specs, key=lambda spec: spec.bytes))) is not None:
             counts[max(specs, key=lambda spec: spec.bytes).name] = counted
@@ -95,6 +98,14 @@ class EmbeddingCost:
         yield from self._structure(subject, specs, view)
         yield from self._memory(subject, specs, view, memory)
         yield from self._cost(subject, specs, view, counts)
+
+    def _no_table(self, subject: Subject, view: ModelView) -> Iterator[Observation]:
+        """Say that the numbers are asked about, and what one-hot vectors the model itself multiplies."""
+        from nndiag.checks.embedding_cost.structure import one_hot
+
+        assert subject.model is not None  # noqa: S101 - the caller's condition
+        yield Fact("no_table", subject.model.name, f"{subject.model.name} has no table; --vocab is judged")
+        yield from one_hot(subject, view)
 
     def limits(self, device: str, *, known: bool) -> Limits:
         """Return from where on a cost is worth a word on this device."""
@@ -187,7 +198,8 @@ class EmbeddingCost:
                 if self.tied and self.sparse:
                     yield rules.tied_sparse(spec)
             yield Judged("EMB008")
-            yield Skip("EMB010", "needs a model")
+            if subject.model is None:
+                yield Skip("EMB010", "needs a model")
         else:
             from nndiag.checks.embedding_cost.structure import structure
 

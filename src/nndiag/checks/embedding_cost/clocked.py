@@ -44,6 +44,11 @@ class Clocked:
         return min(self.table.seconds / max(total, 1e-12), 1.0)
 
     @property
+    def taken(self) -> str:
+        """The table's step in words: an extrapolated one says so."""
+        return duration(self.table.seconds) + ("" if self.table.forecast.measured else " (extrapolated)")
+
+    @property
     def step(self) -> float:
         """Seconds of the whole step."""
         return self.whole.seconds if self.whole else self.table.seconds + self.rest.seconds
@@ -136,7 +141,7 @@ def _executed(subject: Subject, view: ModelView, cure: Cure, clip: float | None)
     if cure.key not in {"sparse", "fused", "foreach"}:
         return cure
     said = execute_on_model(subject, view, cure.key, clip=clip if cure.key != "sparse" else None)
-    return replace(cure, refused=said)
+    return replace(cure, refused=said, executed=not said and view.watch is not None and view.batch is not None)
 
 
 def _machine(machine: Machine) -> Generator[Observation, None, None]:
@@ -166,7 +171,7 @@ def _verdict(
         + ", ".join(f"{item.rows:,} rows ({duration(item.total.median)})" for item in result.table.forecast.tried)
     )
     moved = ledger(spec, check.around).moved
-    words = f"{size(moved)} and {duration(result.table.seconds)} per step, {percent(result.share)} of a step"
+    words = f"{size(moved)} and {result.taken} per step, {percent(result.share)} of a step"
     evidence = Evidence(
         value=result.share,
         unit="share of step",
@@ -183,10 +188,10 @@ def _verdict(
     saved = result.table.seconds - fused.seconds
     if 1e3 * saved < limits.warning_ms or saved / step < limits.warning / 2:
         return
+    tried = "; run on this model before it was advised" if fused.executed else ""
     yield found(
         "EMB002",
-        f"fused=True takes the step of {spec.title} from {duration(result.table.seconds)} to "
-        f"{duration(fused.seconds)}: "
+        f"fused=True takes the step of {spec.title} from {result.taken} to {duration(fused.seconds)} ({fused.how}): "
         f"{percent(1 - fused.spec.optimizer.cost.passes / max(spec.optimizer.cost.passes, 1))} "
         "fewer bytes, the same mathematics",
         where=spec.where,
@@ -195,7 +200,7 @@ def _verdict(
             unit="passes per step",
             threshold=float(fused.spec.optimizer.cost.passes),
             interval=None,
-            detail=f"saves {duration(saved)}, {percent(saved / step)} of the step; run here before it was advised",
+            detail=f"saves {duration(saved)}, {percent(saved / step)} of the step{tried}",
         ),
         means="every separate operation reads and writes the whole table again; one kernel does it in one sweep",
         fix="pass fused=True to the optimizer, also on a CPU (Keras: jit_compile=True fuses the update)",

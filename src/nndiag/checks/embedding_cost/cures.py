@@ -31,8 +31,10 @@ class Cure:
     spec: TableSpec  # the table under the cure
     around: Circumstances
     predicted: float = 0.0  # seconds by bytes and rates
-    measured: float | None = None
+    clock: float | None = None  # seconds, by the clock at this size or along the line through smaller ones
+    measured: bool = False  # the clock ran at this very size
     interval: tuple[float, float] | None = None
+    executed: bool = False  # it ran on the user's model
     refused: str = ""  # what stopped it on the user's model
 
     @property
@@ -42,8 +44,13 @@ class Cure:
 
     @property
     def seconds(self) -> float:
-        """The measured time, else the predicted one."""
-        return self.measured if self.measured is not None else self.predicted
+        """The clock's time, else the predicted one."""
+        return self.clock if self.clock is not None else self.predicted
+
+    @property
+    def how(self) -> str:
+        """How `seconds` is known."""
+        return "predicted" if self.clock is None else "measured" if self.measured else "extrapolated"
 
 
 def cures(spec: TableSpec, around: Circumstances, machine: Machine, *, kept_rows: int | None) -> list[Cure]:

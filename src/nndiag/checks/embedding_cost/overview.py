@@ -67,7 +67,7 @@ def answer_clocked(
     book = ledger(spec, around)
     beside = "of the step" if result.whole else f"of a step beside {result.rest.how}"
     yield Answer(
-        f"{_begun(spec, book.moved)} and takes {duration(result.table.seconds)}, {percent(result.share)} {beside}; "
+        f"{_begun(spec, book.moved)} and takes {result.taken}, {percent(result.share)} {beside}; "
         f"{_used(spec)}{_best(result.cures)}"
     )
     yield _ledgers(specs, around, {spec.name: result.share})
@@ -102,12 +102,18 @@ def _best(cures: list[Cure]) -> str:
             continue
         if key == "fused":
             parts.append(
-                f"{cure.name} saves {percent(1 - cure.seconds / now.seconds)} of that with the same mathematics"
+                f"{cure.name} saves {percent(1 - cure.seconds / now.seconds)} of that ({cure.how}) with the same "
+                "mathematics"
             )
         else:
             change = "" if cure.keeps else ", with other semantics"
-            parts.append(f"{cure.name} is {times(now.seconds / max(cure.seconds, 1e-9))} faster{change}")
+            parts.append(f"{cure.name} is {times(now.seconds / max(cure.seconds, 1e-9))} faster ({_known(now, cure)}){change}")
     return f": {'; '.join(parts)}" if parts else ""
+
+
+def _known(now: Cure, cure: Cure) -> str:
+    """How a ratio of two times is known: no better than the weaker of them."""
+    return max((now.how, cure.how), key=("measured", "extrapolated", "predicted").index)
 
 
 def _ledgers(specs: Sequence[TableSpec], around: Circumstances, shares: dict[str, float] | None = None) -> Table:
@@ -137,16 +143,16 @@ def _numbers(specs: Sequence[TableSpec], around: Circumstances) -> Iterator[Obse
 
 
 def _cure_table(cures: list[Cure], now: float) -> Table:
-    measured = any(cure.measured is not None for cure in cures)
+    clocked = any(cure.clock is not None for cure in cures)
     rows: list[tuple[Scalar, ...]] = []
     for cure in cures:
         name = cure.name + (f" (refused: {cure.refused[:60]})" if cure.refused else "")
         keeps = "–" if cure.key == "current" else "kept" if cure.keeps else "changed"
         saves = "" if cure.key == "current" else percent(1 - cure.seconds / now) if cure.seconds < now else "0 %"
-        clock = duration(cure.measured) if cure.measured is not None else ""
+        clock = f"{duration(cure.clock)} {cure.how}" if cure.clock is not None else ""
         row: list[Scalar] = [name, keeps, size(cure.bytes), duration(cure.predicted)]
-        rows.append((*row, clock, saves) if measured else (*row, saves))
-    columns = ["step", "mathematics", "moved", "predicted", *(["measured"] if measured else []), "saves"]
+        rows.append((*row, clock, saves) if clocked else (*row, saves))
+    columns = ["step", "mathematics", "moved", "predicted", *(["clock"] if clocked else []), "saves"]
     return Table("cures", columns, rows, main=True)
 
 

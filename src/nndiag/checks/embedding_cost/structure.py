@@ -28,6 +28,11 @@ def structure(subject: Subject, view: ModelView, *, clip: float | None) -> Itera
         elif site.sparse and site.trainable:
             yield from _sparse(view, index, clip)
     yield from _refuses_dense(view)
+    yield from one_hot(subject, view)
+
+
+def one_hot(subject: Subject, view: ModelView) -> Iterator[Observation]:
+    """EMB010 for the products with one-hot vectors that the forward was seen to make."""
     if view.watch is None:
         yield Skip("EMB010", f"the forward could not be watched: {view.trouble}")
         return

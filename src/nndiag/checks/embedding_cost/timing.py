@@ -87,7 +87,7 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
         if cure.key in {"hashed", "minimum-count", "frozen"}:  # fewer rows of the same step: on the same line
             low, high = now.line.interval(cure.spec.rows)
             value = now.line.at(cure.spec.rows)
-            done.append(replace(cure, measured=value, interval=(low, high)))
+            done.append(replace(cure, clock=value, interval=(low, high)))
             continue
         if cure.key == "bucket-view":
             done.append(cure)
@@ -98,7 +98,7 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
         measured = forecast.measured
         value = measured.total.median if measured else forecast.seconds
         bounds = (measured.total.low, measured.total.high) if measured else forecast.interval
-        done.append(replace(cure, measured=value, interval=bounds))
+        done.append(replace(cure, clock=value, measured=measured is not None, interval=bounds))
     return TableTiming(now, order(done))
 
 
