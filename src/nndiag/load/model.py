@@ -63,7 +63,10 @@ def source_of(model: Any, *, seed: int = 0, device: str = "cpu") -> ModelSource 
     from torch import nn
 
     from nndiag.lab.built import class_name, class_place
+    from nndiag.load.keras import is_keras_model, live_source
 
+    if is_keras_model(model):
+        return live_source(type(model).__name__, model, Where(cls=class_name(model)), device)
     if isinstance(model, nn.Module):
         place = class_place(type(model))
         return CopiedModel(
@@ -85,6 +88,9 @@ def source_of(model: Any, *, seed: int = 0, device: str = "cpu") -> ModelSource 
 
 def _source(target: str, args: dict[str, Any], *, seed: int, device: str, trust: bool) -> ModelSource | WeightsFile:
     if is_code(target):
+        from nndiag.load.keras import prepare_backend
+
+        prepare_backend()
         return _from_code(resolve(target, what="model"), args, seed=seed, device=device)
     if is_hugging_face(target):
         return load_hugging_face(target, args=args, seed=seed, device=device, trust=trust)
@@ -123,8 +129,14 @@ def _from_code(target: Target, args: dict[str, Any], *, seed: int, device: str) 
     from torch import nn
 
     from nndiag.lab.built import class_name, class_place
+    from nndiag.load.keras import is_keras_model, live_source
 
     thing = target.thing
+    if is_keras_model(thing):
+        if args:
+            raise UsageError(f"{target.typed} is an instance and takes no --model-arg", hint="name its factory")
+        place = Where(cls=class_name(thing), file=_place(None, module=target.module).file, line=line_of(target))
+        return live_source(target.typed, thing, place, device)
     if isinstance(thing, nn.Module):
         if args:
             raise UsageError(
@@ -155,8 +167,12 @@ def _from_code(target: Target, args: dict[str, Any], *, seed: int, device: str) 
 def _from_factory(name: str, build: Any, args: dict[str, Any], *, seed: int, device: str) -> ModelSource:
     from torch import nn
 
+    from nndiag.load.keras import as_torch, is_keras_model
+
     def checked() -> nn.Module:
         made = called(name, build, args)
+        if is_keras_model(made):
+            return as_torch(made, name)[0]
         if not isinstance(made, nn.Module):
             kind = "nothing" if made is None else f"a {type(made).__name__}"
             inner = (

@@ -1,0 +1,147 @@
+"""A Keras model as torch layers of the same names: the module that runs them, and the builder that fills it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from nndiag.core.errors import NndiagError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+
+class UnknownLayerError(Exception):
+    """A layer, or a setting of one, that has no counterpart here. The message names both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A value made earlier in the forward."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call: of a child by its name, or of a function."""
+
+    target: str | Callable[..., Any]
+    args: Any
+    kwargs: Mapping[str, Any]
+    makes: int
+
+
+class KerasGraph(nn.Module):
+    """A Keras model, translated. Children carry the names of the Keras layers; the forward follows its graph."""
+
+    def __init__(self, inputs: tuple[str, ...], example: Any, *, forced: bool | None = None) -> None:
+        """Take the names of the inputs, an example of them, and the mode that its caller has fixed, if any."""
+        super().__init__()
+        self.names = inputs
+        self.example_inputs = example  # what `nndiag.load.guesses` invents inputs from
+        self.forced = forced
+        self.steps: list[Step] = []
+        self.answer: Any = None
+
+    def train(self, mode: bool = True) -> KerasGraph:
+        """Set the mode, unless `training=` was written into the call."""
+        super().train(mode if self.forced is None else self.forced)
+        return self
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """Run the layers in the order of the Keras graph."""
+        return self.run(self.arranged(inputs, named))[1]
+
+    def arranged(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
+        """Return the inputs in their order."""
+        if len(inputs) == 1 and isinstance(inputs[0], dict):
+            inputs, named = (), inputs[0]
+        if len(inputs) == 1 and isinstance(inputs[0], tuple | list):
+            inputs = tuple(inputs[0])
+        given = [*inputs, *(named[name] for name in self.names[len(inputs) :] if name in named)]
+        if len(given) != len(self.names):
+            raise NndiagError(
+                f"the Keras model takes {len(self.names)} inputs ({', '.join(self.names)}), not {len(given)}",
+                hint="give them in this order, or by these names",
+            )
+        return given
+
+    def run(self, inputs: list[Any]) -> tuple[dict[int, Any], Any]:
+        """Return every value by its number, and the output."""
+        values = dict(enumerate(inputs))
+        for step in self.steps:
+            call = self.get_submodule(step.target) if isinstance(step.target, str) else step.target
+            values[step.makes] = call(*_filled(step.args, values), **_filled(step.kwargs, values))
+        return values, _filled(self.answer, values)
+
+
+class KerasModel(KerasGraph):
+    """A Keras model with one input."""
+
+    def forward(self, inputs: Any) -> Any:  # type: ignore[override]
+        """Run the layers in the order of the Keras graph."""
+        return self.run(self.arranged((inputs,), {}))[1]
+
+
+def _filled(template: Any, values: Mapping[int, Any]) -> Any:
+    if isinstance(template, Ref):
+        return values[template.index]
+    if isinstance(template, tuple | list):
+        return type(template)(_filled(item, values) for item in template)
+    if isinstance(template, dict):
+        return {key: _filled(item, values) for key, item in template.items()}
+    return template
+
+
+@dataclass
+class Builder:
+    """Fills a graph, call by call."""
+
+    graph: KerasGraph
+    ranks: dict[int, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _next: int = 0
+    _places: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Number the inputs."""
+        self._next = len(self.graph.names)
+
+    def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Ref:
+        """Call a function."""
+        return self._step(function, args, kwargs)
+
+    def module(self, name: str, make: Callable[[], nn.Module], *args: Any, **kwargs: Any) -> Ref:
+        """Call a child, which is made the first time."""
+        name = name.replace(".", "_")
+        if name not in dict(self.graph.named_children()):
+            made = make()
+            made.__dict__.pop("_nndiag_built", None)
+            self.graph.add_module(name, made)
+        return self._step(name, args, kwargs)
+
+    def _step(self, target: str | Callable[..., Any], args: Any, kwargs: Any) -> Ref:
+        made = Ref(self._next)
+        self._next += 1
+        self.graph.steps.append(Step(target, args, kwargs, made.index))
+        return made
+
+
+def value_of(variable: Any) -> Tensor:
+    """Return a private copy of a Keras variable's value."""
+    tensor: Tensor = variable.value
+    return tensor.detach().cpu().clone()
+
+
+def put(parameter: Any, variable: Any, change: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Fill a parameter from a Keras variable; what Keras does not train gets no gradient."""
+    value = value_of(variable)
+    value = (change(value) if change else value).contiguous()
+    if tuple(parameter.shape) != tuple(value.shape):
+        raise UnknownLayerError(f"weights of shape {tuple(value.shape)} where {tuple(parameter.shape)} are expected")
+    parameter.data = value
+    if isinstance(parameter, nn.Parameter):
+        parameter.requires_grad_(bool(variable.trainable))
