@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
 import logging
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
@@ -24,6 +26,8 @@ def private_copy(model: nn.Module) -> nn.Module:
     Raises:
         NndiagError: When the copy would not be private.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        return _copied_program(model)
     try:
         return copy.deepcopy(model)
     except Exception:  # noqa: BLE001 - whatever the attributes raise; the careful way follows
@@ -42,6 +46,16 @@ def private_copy(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied: {said(error)}",
             hint="name a function that builds the model instead of an instance",
         ) from error
+
+
+def _copied_program(model: torch.jit.ScriptModule) -> nn.Module:
+    """Copy a scripted module by writing and reading it: deepcopy makes its weights results of the old ones."""
+    memory = io.BytesIO()
+    torch.jit.save(model, memory)
+    memory.seek(0)
+    made: nn.Module = torch.jit.load(memory)  # type: ignore[no-untyped-call]
+    made.train(model.training)
+    return made
 
 
 def _loose(attributes: dict[str, Any]) -> Iterable[Any]:

@@ -60,7 +60,8 @@ def resolve(target: str, *, what: str = "object") -> Target:
     names = [word for word in vars(module) if not word.startswith("_")]
     own = _own_names(module) or names
     if not name:
-        example = f"{head}:{own[0]}" if own else f"{head}:attr"
+        likely = [word for word in own if callable(getattr(module, word, None))] or own
+        example = f"{head}:{likely[0]}" if likely else f"{head}:attr"
         raise UsageError(f"'{target}' does not say which {what}", hint=f"name one, such as {example}")
     thing: Any = module
     for part in name.split("."):
@@ -179,13 +180,14 @@ def _forget(folder: str) -> None:
 
 
 def _run(what: str, action: Callable[[], Any]) -> None:
-    """Import the user's code: nothing is written, and whatever it raises is his."""
+    """Import the user's code: nothing is written, whatever it raises is his, and what it draws is seeded."""
+    from nndiag.lab.borrow import seeded
     from nndiag.lab.built import recording_construction
 
     before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     try:
-        with recording_construction():
+        with seeded(0), recording_construction():
             action()
     except NndiagError:
         raise
