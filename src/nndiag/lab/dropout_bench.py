@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,8 +16,12 @@ from nndiag.lab.dropout_player import Player, Script
 from nndiag.lab.forward import batch_rows, call, tensors_in
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from nndiag.core.subject import Batch
-    from nndiag.lab.dropout_graph import Film
+    from nndiag.lab.dropout_graph import Film, Key
+
+_ROUNDING = 1e-3  # of the output's spread: the mean rate of a hand-written mask is known to this
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Bench:
             base.__module__.startswith("keras") for base in type(model).__mro__
         )
         self.grad = False
+        self._drawn: dict[bool, frozenset[int]] = {}  # by mode
         self.rows = _rows(batch)
         model.train()
         self.learning = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
@@ -79,12 +84,33 @@ class Bench:
             seed: Of torch, NumPy and Python.
             hold: In eval mode, let batch norm normalise by the batch as in training: what differs is dropout alone.
         """
+        if training in self._drawn:
+            return self._played(replace(script, drawn=self._drawn[training]), training=training, seed=seed, hold=hold)
+        first = self._played(script, training=training, seed=seed, hold=hold)
+        self._drawn[training] = frozenset()
+        if not first.film.foreign:
+            return first
+        other = self._played(Script(places=False), training=training, seed=seed + 1, hold=hold)
+        pairs = zip(first.film.foreign, other.film.foreign, strict=False)
+        self._drawn[training] = frozenset(order for order, (a, b) in enumerate(pairs) if a != b)
+        return self.play(script, training=training, seed=seed, hold=hold) if self._drawn[training] else first
+
+    def _played(self, script: Script, *, training: bool, seed: int, hold: bool) -> Take:
         self._mode(training=training, hold=hold)
         player = Player(self.model, script)
         more = {"training": training} if self.keras else {}
         with seeded(seed), torch.set_grad_enabled(self.grad):
             output = player.play(self.batch.inputs, **more)
         return Take(player.film, output)
+
+    def rest_differs(self, rates: Mapping[Key, float]) -> bool:
+        """Whether training stays random when every dropout that was found passes its mean on."""
+        first, second = (
+            self.play(Script(off=True, rates=rates, places=False), training=True, seed=self.seed + more).output
+            for more in (0, 1)
+        )
+        same, gap = _compare(first, second)
+        return not same and gap > _ROUNDING
 
     def work(self) -> int:
         """Return the multiply-adds of one training forward, as torch counts them; autograd is on if it must be.

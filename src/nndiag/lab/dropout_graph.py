@@ -94,6 +94,7 @@ class Film:
     chances: list[Chance] = field(default_factory=list)
     inputs: set[int] = field(default_factory=set)
     outputs: tuple[int, ...] = ()  # ids of the tensors of the output
+    foreign: list[int] = field(default_factory=list)  # fingerprints of tensors no torch function made, in order
     ran: dict[str, int] = field(default_factory=dict)  # module -> runs
 
     def readers(self) -> dict[int, list[Step]]:

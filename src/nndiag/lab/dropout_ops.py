@@ -57,6 +57,8 @@ SOURCES = frozenset(
     ]
 )
 RANDOM_FUNCTIONS = frozenset({"rrelu", "gumbel_softmax", "fractional_max_pool2d", "fractional_max_pool3d"})
+FROM_OUTSIDE = frozenset({"tensor", "as_tensor", "asarray", "from_numpy"})
+FOREIGN = "a generator outside torch"
 SHAPE_ONLY = frozenset(
     [
         "zeros_like",
@@ -286,3 +288,13 @@ def _unit(mask: Tensor, data: Tensor) -> str:
 def identity_of(x: Tensor) -> Tensor:
     """The same values under a new identity."""
     return x.view_as(x) if x.layout == torch.strided else x.clone()
+
+
+def fingerprint(tensor: Tensor) -> int:
+    """A number that changes with the values of a tensor."""
+    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
+        return 0
+    with torch._C.DisableTorchFunction():  # noqa: SLF001 - looking is no computing
+        values = tensor.detach().contiguous().cpu()
+        values = values.double() if values.dtype == torch.bfloat16 else values
+        return hash((tuple(values.shape), values.numpy().tobytes()))

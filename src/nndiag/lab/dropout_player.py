@@ -18,6 +18,8 @@ from nndiag.lab.blame import is_users, shown
 from nndiag.lab.built import class_name, locate
 from nndiag.lab.dropout_graph import Chance, Film, Key, Seen, Span, Step
 from nndiag.lab.dropout_ops import (
+    FOREIGN,
+    FROM_OUTSIDE,
     RANDOM_FUNCTIONS,
     SHAPE_ONLY,
     SOURCES,
@@ -26,6 +28,7 @@ from nndiag.lab.dropout_ops import (
     Luck,
     MaskFacts,
     dial_of,
+    fingerprint,
     identity_of,
     is_dropout,
     luck_of,
@@ -97,6 +100,7 @@ class Script:
     after_module: Mapping[tuple[str, int], list[Callable[[Tensor], None]]] = field(default_factory=dict)
     at_site: Callable[[Seen, Tensor, Any], None] | None = None  # sees (site, its input, arguments)
     places: bool = True  # look up source lines
+    drawn: frozenset[int] = frozenset()  # tensors from outside torch whose values change from run to run, by order
 
     def acts(self, key: Key) -> bool:
         """Whether a site draws its mask."""
@@ -115,6 +119,7 @@ class Player(TorchFunctionMode):
         self._stack: list[tuple[str, int, tuple[int, ...]]] = []
         self._counts: dict[tuple[str, str], int] = defaultdict(int)
         self._next = 1
+        self._known = {id(item) for item in model.buffers()}
 
     def play(self, inputs: Any, **more: Any) -> Any:
         """Run the model; the film is in `film` afterwards."""
@@ -235,7 +240,7 @@ class Player(TorchFunctionMode):
         if luck is not None:
             for item in tensors_in(result):
                 self._tag(item, data=False, luck=luck)
-        elif name.endswith("_"):
+        elif op not in FROM_OUTSIDE:
             for item in tensors_in(result):
                 self._tag(item, data=False)
         return result
@@ -391,10 +396,18 @@ class Player(TorchFunctionMode):
     def _tag_of(self, tensor: Tensor) -> _Tag:
         tag = getattr(tensor, "_nndiag_tag", None)
         if tag is None or tag[0] is not self:
-            self._tag(tensor, data=isinstance(tensor, nn.Parameter))
+            self._tag(tensor, data=isinstance(tensor, nn.Parameter), luck=self._foreign(tensor))
             tag = tensor._nndiag_tag  # type: ignore[attr-defined]  # noqa: SLF001 - looking is no computing
         found: _Tag = tag[1]
         return found
+
+    def _foreign(self, tensor: Tensor) -> Luck | None:
+        """Note a tensor that no torch function made: NumPy's and Python's generators hide behind these."""
+        if isinstance(tensor, nn.Parameter) or id(tensor) in self._known:
+            return None
+        order = len(self.film.foreign)
+        self.film.foreign.append(fingerprint(tensor))
+        return Luck(FOREIGN) if order in self.script.drawn else None
 
     def _tag(self, tensor: Tensor, *, data: bool, luck: Luck | None = None) -> None:
         tensor._nndiag_tag = (self, _Tag(self._next, data, luck))  # type: ignore[attr-defined]  # noqa: SLF001 - looking is no computing

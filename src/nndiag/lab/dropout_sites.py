@@ -184,8 +184,9 @@ class Map:
         number = out
         for _ in range(8):
             end = self.walk(number, through=keeps_zero)
-            if end.step is None or end.step.index not in self.site_at:
-                break
+            seen = self.site_at.get(end.step.index) if end.step is not None else None
+            if end.step is None or seen is None or seen.variant in FUSED | RECURRENT:
+                break  # a dropout inside attention drops its weights, not what was dropped before
             found.append(self.site_at[end.step.index])
             number = end.step.makes[0]
         return [seen for seen in found if seen.dial.acts and seen.variant not in FUSED | RECURRENT]
