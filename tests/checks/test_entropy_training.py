@@ -105,3 +105,18 @@ def test_what_cannot_be_trained_is_skipped_with_its_reason(inputs, reason):
     report = diagnose(EntropyFloor(), Subject("labels", run=Run(train=True), inputs=inputs))
     skip = next(skip for skip in report.skipped if skip.code == "ENT201")
     assert reason in skip.reason
+
+
+def test_an_untrained_model_at_the_prior_is_no_finding(tmp_path, monkeypatch):
+    from nndiag.cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def fresh(): return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))\n"
+        "def data():\n    x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))\n"
+        "    return x, (x[:, 0] > 0).long()\n"
+    )
+    output = tmp_path / "out.json"
+    assert main(["entropy-floor", "--model", "m.py:fresh", "--data", "m.py:data", "-q", "-o", f"json:{output}"]) == 0
+    assert '"code": "ENT005",\n        "reason"' in output.read_text()

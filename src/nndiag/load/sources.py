@@ -53,6 +53,14 @@ class BuiltModel:
             self._kept = first
         return private_copy(self._kept).to(self.device)
 
+    def untrained(self) -> bool:
+        """Whether another seed gives other weights: then the recipe draws them, and nothing has been learnt yet."""
+        from nndiag.lab.borrow import fingerprint, seeded
+
+        with seeded(self.seed + 1):
+            other = self.build()
+        return fingerprint(self._fresh()) != fingerprint(other.to(self.device))
+
     def _fresh(self) -> nn.Module:
         from nndiag.lab.borrow import seeded
         from nndiag.lab.built import recording_construction

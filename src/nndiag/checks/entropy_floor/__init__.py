@@ -65,7 +65,8 @@ class EntropyFloor:
         yield from levels_seen(measured, levels)
         yield from self._weights(measured)
         yield from self._contradictions(subject, material, labels, measured, levels)
-        yield from self._losses(measured, levels, predictions, curve, place)
+        untrained = subject.model is not None and material["model"].untrained
+        yield from self._losses(measured, levels, predictions, curve, place, untrained=untrained)
         yield from self._training(subject, material, measured)
 
     def _recipe(self, subject: Subject) -> Recipe:
@@ -166,8 +167,15 @@ class EntropyFloor:
         yield Judged("ENT008")
         yield from contradictory(x, labels, measured, levels)
 
-    def _losses(
-        self, measured: Measured, levels: Levels, predictions: Source | None, curve: Any, model: Where | None
+    def _losses(  # noqa: PLR0913 - what there is to compare
+        self,
+        measured: Measured,
+        levels: Levels,
+        predictions: Source | None,
+        curve: Any,
+        model: Where | None,
+        *,
+        untrained: bool,
     ) -> Iterator[Observation]:
         from nndiag.checks.entropy_floor.curve import judge_curve
         from nndiag.checks.entropy_floor.levels import structures_of
@@ -181,7 +189,7 @@ class EntropyFloor:
             dtype = loss_dtype(predictions.dtype, predictions.decimals)
             yield from losses_seen(measured, levels)
             where = Where(file=predictions.name) if model is None else model
-            yield from judge_predictions(measured, levels, structures, dtype, where)
+            yield from judge_predictions(measured, levels, structures, dtype, where, untrained=untrained)
         if curve is not None:
             tokens = measured.layout.columns if measured.layout.kind != ROWS else 1
             at = standing_of(curve, self.units, self.tail)

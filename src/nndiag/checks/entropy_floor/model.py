@@ -30,6 +30,7 @@ class FirstBatch:
     inputs: Any
     rows: int
     end: tuple[str | None, str | None] = (None, None)  # the module that squashes the outputs, where one does
+    untrained: bool = False  # the factory draws its weights at random
 
 
 def outputs_of(  # noqa: C901 - one pass with its refusals
@@ -67,7 +68,9 @@ def outputs_of(  # noqa: C901 - one pass with its refusals
                 main, aims = main[:, :-1], aims[:, 1:]
             if not given:
                 given = "predictions" if _are_probabilities(objective, main, aims, batch) else "logits"
-                first = FirstBatch(model_source.make, batch.inputs, len(main), _end_of(called))
+                first = FirstBatch(
+                    model_source.make, batch.inputs, len(main), _end_of(called), _untrained(model_source)
+                )
             outputs.append(main.numpy())
             if aims is not None:
                 labels.append(aims.numpy())
@@ -82,6 +85,12 @@ def outputs_of(  # noqa: C901 - one pass with its refusals
     if material.get("labels") is None:
         found["labels"] = _joined(labels)
     return found
+
+
+def _untrained(source: Any) -> bool:
+    """Whether the source says that its weights are fresh; one that cannot tell is taken at its word."""
+    asked = getattr(source, "untrained", None)
+    return bool(asked()) if asked is not None else False
 
 
 def _noting(called: list[tuple[str, str]], name: str) -> Callable[[Any, Any, Any], None]:

@@ -41,10 +41,19 @@ def loss_dtype(dtype: str, decimals: int | None) -> str:
     return "float64" if dtype == "float64" or (decimals or 0) >= 12 else "float32"
 
 
-def judge_predictions(
-    measured: Measured, levels: Levels, structures: Mapping[str, Bound], dtype: str, where: Where
+def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
+    measured: Measured,
+    levels: Levels,
+    structures: Mapping[str, Bound],
+    dtype: str,
+    where: Where,
+    *,
+    untrained: bool = False,
 ) -> Iterator[Observation]:
-    """Yield the findings about predictions for the same rows, and the answer."""
+    """Yield the findings about predictions for the same rows, and the answer.
+
+    An untrained model stands at the class prior by right: ENT005 has nothing to say about it.
+    """
     losses = measured.losses
     if losses is None or not losses.rows:
         return
@@ -81,7 +90,11 @@ def judge_predictions(
             fix="watch KL(q‖p) or the gradient norm, not the loss; better labels would lower the floor",
         )
     yield from _resolution(left, loss, levels, dtype, where, n)
-    ignored = yield from _prior(measured, levels, loss, structure is None, where)
+    ignored = False
+    if untrained:
+        yield Skip("ENT005", "the model comes untrained from its factory, at the prior by right; give --weights")
+    else:
+        ignored = yield from _prior(measured, levels, loss, structure is None, where)
     yield Answer(_answer(loss, left, levels, done=done, ignored=ignored, structure=structure))
 
 
