@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -62,7 +63,7 @@ def flat_gradient(model: nn.Module, sketch: int = SKETCH) -> Tensor:
     for piece in pieces:
         values = piece.double().cpu()
         values *= torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
-        for part in values.split(sketch):
+        for part in torch.split(values, sketch):
             first = min(len(part), sketch - at)
             bins[at : at + first] += part[:first]
             bins[: len(part) - first] += part[first:]
@@ -120,10 +121,20 @@ def whole_batch(data: DataSource, rows: int, device: str = "cpu") -> Batch | Non
 def _alike(first: Batch, other: Batch) -> bool:
     def shapes(batch: Batch) -> list[tuple[int, ...]]:
         found: list[tuple[int, ...]] = []
-        mapped(batch, lambda item: (found.append(tuple(item.shape[1:])), item)[1])
+
+        def note(item: Tensor) -> Tensor:
+            found.append(tuple(item.shape[1:]))
+            return item
+
+        mapped(batch, note)
         return found
 
     return shapes(first) == shapes(other)
+
+
+def _kept(kept: list[Tensor], item: Tensor) -> Tensor:
+    kept.append(item)
+    return item
 
 
 def joined_batches(parts: Sequence[Batch]) -> Batch:
@@ -131,7 +142,7 @@ def joined_batches(parts: Sequence[Batch]) -> Batch:
     queues: list[list[Tensor]] = []
     for part in parts:
         found: list[Tensor] = []
-        mapped(part, lambda item, found=found: (found.append(item), item)[1])
+        mapped(part, partial(_kept, found))
         queues.append(found)
     columns = iter([torch.cat(column) if column[0].dim() else column[0] for column in zip(*queues, strict=True)])
     joined: Batch = mapped(parts[0], lambda _item: next(columns))
@@ -217,10 +228,8 @@ def batch_statistics(model: nn.Module) -> list[tuple[str, Any]]:
     return [
         (name, module)
         for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm)
-        and any(item.requires_grad for item in module.parameters() or [])
-        or isinstance(module, _BatchNorm)
-        and not list(module.parameters())
+        if (isinstance(module, _BatchNorm) and any(item.requires_grad for item in module.parameters() or []))
+        or (isinstance(module, _BatchNorm) and not list(module.parameters()))
     ]
 
 

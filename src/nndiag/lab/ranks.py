@@ -7,7 +7,7 @@ otherwise wait far past gloo's own timeout. No worker outlives the call.
 from __future__ import annotations
 
 import contextlib
-import datetime
+import datetime as dt
 import os
 import pickle
 import shutil
@@ -192,7 +192,7 @@ def torchrun_group(seconds: float, device: str = "cpu") -> Iterator[tuple[int, i
     if ours:
         backend = "nccl" if device.startswith("cuda") else "gloo"
         try:
-            dist.init_process_group(backend, timeout=datetime.timedelta(seconds=seconds))
+            dist.init_process_group(backend, timeout=dt.timedelta(seconds=seconds))
         except Exception as failed:
             said = str(failed).strip().splitlines()[0] if str(failed).strip() else type(failed).__name__
             raise NndiagError(

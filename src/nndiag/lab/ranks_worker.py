@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import importlib.util
 import os
 import pickle
@@ -31,7 +31,7 @@ def main(folder: Path, rank: int) -> None:
         init_method=f"file://{folder / 'store'}",
         rank=rank,
         world_size=world,
-        timeout=datetime.timedelta(seconds=seconds),
+        timeout=dt.timedelta(seconds=seconds),
     )
     job = pickle.loads(head["job"])  # noqa: S301 - likewise, now that the user's modules are there
     result = job(rank, world)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nndiag.checks.multigpu_lr import constants, order, overview, rate, schedule
 from nndiag.checks.multigpu_lr.plan import Plan
 from nndiag.checks.multigpu_lr.timeline import stepping
-from nndiag.core.errors import NothingApplicableError
+from nndiag.core.errors import NothingApplicableError, UsageError
 from nndiag.core.findings import Finding, Measurement, Skip
 from nndiag.core.recipe import Recipe
 from nndiag.science.scaling import gain
@@ -32,11 +32,13 @@ class MultigpuLr:
 
     def examine(self, subject: Subject) -> Iterator[Observation]:
         """Judge the arithmetic, then whatever the model and the data allow."""
+        if self.ranks is not None and self.ranks < 1:
+            raise UsageError(f"ranks = {self.ranks} must be at least 1", hint="leave it out to emulate the ranks")
         recipe = subject.inputs.get("recipe")
         if recipe is None and subject.model is None:
             raise NothingApplicableError(
                 "there is no recipe to judge",
-                hint="give --gpus 8 --per-device-batch 32 --lr 3e-4 --base-lr 3e-4, a trainer's file, or --model --data",
+                hint="give --gpus 8 --per-device-batch 32 --lr 3e-4 --base-lr 3e-4, a trainer's file, or a model",
             )
         plan = Plan(recipe or Recipe())
         yield from overview.facts(plan)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.distributed as dist
+import torch  # noqa: TID253 - imported only where a model is
+import torch.distributed as dist  # noqa: TID253
 
 from nndiag.checks.multigpu_lr.equivalence import Comparison, reductions, tell
 from nndiag.checks.multigpu_lr.noise import tell_noise
@@ -108,8 +108,8 @@ def _gram(setting: Setting, rank: int, world: int, per: int) -> Tensor:
     averages of different steps share nothing but the signal.
     """
     source, data, run = setting.subject.model, setting.subject.data, setting.subject.run
-    assert source is not None  # noqa: S101 - the caller has looked
-    assert data is not None  # noqa: S101
+    assert source is not None
+    assert data is not None
     model = gradients.still(source.make(), batchnorm=True)
     whole = gradients.whole_batch(data, STEPS * world * per, run.device)
     rows = batch_rows(whole) if whole is not None else 0

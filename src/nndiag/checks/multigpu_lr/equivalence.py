@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
+import torch  # noqa: TID253 - imported only where a model is
 
 from nndiag.checks.multigpu_lr.layout import DIVIDES_BY_ACCUMULATION
 from nndiag.checks.multigpu_lr.plan import show, times
@@ -278,7 +278,7 @@ def _meaning(setting: Setting, factor: float) -> str:
 
 def _imbalance(seen: Comparison) -> tuple[str, str]:
     weights = seen.sums.weights
-    assert weights is not None  # noqa: S101 - the caller has looked
+    assert weights is not None
     shape = weights / weights.sum()
     for name, words in (("token", "targets"), ("shard", "samples")):
         counts = torch.tensor(seen.counts[name], dtype=torch.float64)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-import torch
+import torch  # noqa: TID253 - imported only where a model is
 
 from nndiag.checks.multigpu_lr.plan import show, times
 from nndiag.core.errors import NndiagError
-from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Step, Table
+from nndiag.core.findings import Evidence, Judged, Measurement, Severity, Skip, Step, Table
 from nndiag.core.rules import found
 from nndiag.lab import gradients
 from nndiag.lab.forward import batch_rows
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 SHARDS, FEWEST = 32, 8
 BEYOND = 10.0  # batch over noise scale: 1.1 times the fewest steps at 11 times the fewest samples
+GROWTH = 10.0  # of the noise scale from fresh weights to mid-training (McCandlish et al., table 1: 5 to 150)
 SHARE_OF_BUDGET = 0.4
 
 
@@ -51,8 +52,8 @@ def judge_noise(setting: Setting) -> Iterator[Observation]:
 def _gradients(setting: Setting) -> tuple[list[Any], int]:
     """Return gradients of disjoint shards at the same weights, batch norms normalising by their shard."""
     source, data, run = setting.subject.model, setting.subject.data, setting.subject.run
-    assert source is not None  # noqa: S101 - judge_noise has looked
-    assert data is not None  # noqa: S101
+    assert source is not None
+    assert data is not None
     model = gradients.still(source.make(), batchnorm=True)
     per = max(2, min(setting.layout.sizes))
     whole = gradients.whole_batch(data, SHARDS * per, run.device)
@@ -94,6 +95,9 @@ def tell_noise(setting: Setting, scale: noise_scale.NoiseScale, batch: int) -> I
     yield Judged("MGL103")
     if recipe.global_batch <= BEYOND * high:
         return
+    gentle = not _has_loaded_weights(setting.subject.model) and (
+        recipe.global_batch <= GROWTH * BEYOND * high or scale.value < 1
+    )
     yield found(
         "MGL103",
         f"the batch of {show(recipe.global_batch)} is {show(recipe.global_batch / scale.value)} times the noise scale of "
@@ -111,7 +115,17 @@ def tell_noise(setting: Setting, scale: noise_scale.NoiseScale, batch: int) -> I
         means=f"at these weights steps cost {show(noise_scale.samples_multiple(recipe.global_batch, scale.value))} times "
         "the least samples: more devices hardly save steps; B_simple predicts the critical batch to an order of magnitude",
         fix=f"a batch near {show(scale.value)} to {show(10 * scale.value)}, or measure again at weights from mid-training",
+        severity=Severity.NOTE if gentle else None,
     )
+
+
+def _has_loaded_weights(source: Any) -> bool:
+    """Whether a file of weights was loaded, so that the noise scale is one of training."""
+    while source is not None:
+        if "weights from" in str(getattr(source, "note", "")):
+            return True
+        source = getattr(source, "source", None)
+    return False
 
 
 def _trade(value: float, base: float, k: float) -> Iterator[Observation]:

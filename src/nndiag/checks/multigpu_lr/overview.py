@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from nndiag.checks.multigpu_lr.plan import show, times
@@ -39,7 +40,7 @@ def facts(plan: Plan) -> Iterator[Observation]:
 def before_after(plan: Plan, findings: list[Finding]) -> Iterator[Observation]:
     """The main table: one row per quantity."""
     recipe = plan.recipe
-    state = {}
+    state: dict[str, str] = {}
     for item in findings:
         code = item.rule.code
         state[code] = min(state.get(code, "note"), item.severity.word, key=("error", "warning", "note").index)
@@ -47,6 +48,8 @@ def before_after(plan: Plan, findings: list[Finding]) -> Iterator[Observation]:
     epoch = _epoch_cells(plan)
     schedule = recipe.schedule
     warmup = schedule.warmup_steps if schedule else None
+    if schedule and schedule.warmup_ratio and not warmup:
+        warmup = math.ceil(schedule.warmup_ratio * plan.updates) if plan.updates else None
     rows: list[tuple[str, Scalar, Scalar, str]] = [
         ("devices", 1, recipe.devices, "ok"),
         ("per-device batch", None, recipe.per_device_batch, state.get("MGL009", "ok")),

@@ -13,7 +13,6 @@ from nndiag.science import scaling, schedules
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from nndiag.checks.multigpu_lr.plan import Plan
     from nndiag.core.findings import Observation
 
 RISE = 0.02  # of the peak: a rebound smaller than this is rounding at the end

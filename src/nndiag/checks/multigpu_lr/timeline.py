@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.multigpu_lr.plan import show
 from nndiag.science import scaling, schedules
 from nndiag.science.schedules import Curve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nndiag.checks.multigpu_lr.plan import Plan
     from nndiag.core.recipe import Schedule
 
@@ -121,7 +123,7 @@ def stepping(plan: Plan) -> tuple[Stepping | None, str]:
     if rate is None:
         return None, "a schedule stepped per epoch needs dataset-size and the global batch"
     if schedule.factory is not None:
-        return _recorded(plan, schedule, rate)
+        return _recorded(plan, schedule, schedule.factory, rate)
     total = schedule.total_steps
     if schedule.managed and plan.updates:
         total = plan.updates
@@ -144,7 +146,7 @@ def stepping(plan: Plan) -> tuple[Stepping | None, str]:
     return Stepping(plan, schedule, rate, curve), ""
 
 
-def _recorded(plan: Plan, schedule: Schedule, rate: float) -> tuple[Stepping | None, str]:
+def _recorded(plan: Plan, schedule: Schedule, factory: Callable[..., Any], rate: float) -> tuple[Stepping | None, str]:
     """Step the user's own scheduler as often as the run would, and read its counts where it is one of torch's."""
     from nndiag.lab.schedule_run import MOST_STEPS, record
 
@@ -155,9 +157,7 @@ def _recorded(plan: Plan, schedule: Schedule, rate: float) -> tuple[Stepping | N
         return None, f"the run steps the schedule {show(needed)} times, more than the {show(MOST_STEPS)} tried here"
     # a count that is too large by the usual slips must still be seen to arrive
     longest = max(1.0, plan.devices * plan.recipe.accumulation, plan.k or 1.0)
-    seen = record(
-        schedule.factory, plan.recipe.lr or 1.0, int(min(MOST_STEPS, max(needed, plan.updates) * longest + 2))
-    )
+    seen = record(factory, plan.recipe.lr or 1.0, int(min(MOST_STEPS, max(needed, plan.updates) * longest + 2)))
     counts = dict(seen.counts)
     known = replace(schedule, **{**counts, "name": counts.get("name", "recorded")})
     peak = seen.peak
@@ -180,8 +180,8 @@ def _recorded(plan: Plan, schedule: Schedule, rate: float) -> tuple[Stepping | N
 def timing(step: Stepping) -> Timing | None:
     """Compare the landmark of the schedule with what was meant; None when it has no count at all."""
     schedule = step.schedule
-    if schedule.managed:
-        return None
+    if schedule.managed:  # its end is the run's, but a warm-up in updates can outlast the run
+        return _beyond(step, "warms up until", "warmup-steps", step.curve.warmup)
     judges = {
         "linear": _ending,
         "cosine": _ending,
@@ -238,7 +238,7 @@ def _plain(name: str) -> str:
     return name.removeprefix("1 / ")
 
 
-def _ending(step: Stepping) -> Timing | None:
+def _ending(step: Stepping) -> Timing | None:  # noqa: PLR0911 - one return per source of the intention
     """linear, cosine: they should arrive when the run ends."""
     count, run = step.curve.total, step.plan.updates
     if not count and step.curve.table:
@@ -282,7 +282,7 @@ def _milestones(step: Stepping) -> Timing | None:
     )
 
 
-def _decay(step: Stepping) -> Timing | None:
+def _decay(step: Stepping) -> Timing | None:  # noqa: PLR0911 - one return per source of the intention
     """step, exponential: the first decay should come when it was meant to, and inside the run."""
     schedule, per, run = step.schedule, step.plan.updates_per_epoch, step.plan.updates
     count = schedule.decay_steps

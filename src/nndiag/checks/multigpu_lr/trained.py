@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
-import torch
+import torch  # noqa: TID253 - imported only where a model is
 
 from nndiag.checks.multigpu_lr.plan import show
 from nndiag.core.errors import NndiagError, UsageError
@@ -190,7 +190,7 @@ def _tell(
         yield Measurement("divided_batch_difference", gap, "loss")
     start = score(setting.subject.model.make(), rows, setting.objective)[0] if setting.subject.model else 0.0
     yield from _scaled_run(setting, outcomes[ONE], outcomes[DECLARED], start)
-    yield from _two_scales(outcomes[ONE], outcomes[DECLARED])
+    yield from _two_scales(outcomes[ONE], outcomes[DECLARED], start)
 
 
 def _spread(values: tuple[float, ...]) -> str:
@@ -235,7 +235,7 @@ def _scaled_run(setting: Setting, one: Outcome, many: Outcome, start: float) -> 
     )
 
 
-def _two_scales(one: Outcome, many: Outcome) -> Iterator[Observation]:
+def _two_scales(one: Outcome, many: Outcome, start: float) -> Iterator[Observation]:
     """MGL010: what the training loss says and what the held-out accuracy says."""
     if not one.held_accuracy or not many.held_accuracy:
         yield Skip("MGL010", "needs class ids: accuracy is not defined here")
@@ -243,9 +243,10 @@ def _two_scales(one: Outcome, many: Outcome) -> Iterator[Observation]:
     yield Judged("MGL010")
     loss, loss_half = _difference(one.train_loss, many.train_loss)
     points, points_half = _difference(one.held_accuracy, many.held_accuracy)
-    if not math.isfinite(loss):
+    gained = start - fmean(one.train_loss)
+    if not math.isfinite(loss) or gained <= 0:
         return
-    relative = loss / max(abs(fmean(one.train_loss)), 1e-12)
+    relative = loss / gained  # of the loss itself, a change from .002 to .001 would count as half
     loss_tells = abs(loss) > loss_half and abs(relative) > 4 * LOST
     points_tell = abs(points) > points_half and abs(points) > ACCURACY
     if loss_tells == points_tell and (not loss_tells or (loss > 0) == (points < 0)):
@@ -254,11 +255,13 @@ def _two_scales(one: Outcome, many: Outcome) -> Iterator[Observation]:
         return  # both move, one of them within its spread
     yield found(
         "MGL010",
-        f"N devices move the training loss by {relative:+.0%} and the held-out accuracy by {100 * points:+.1f} points",
+        f"N devices move the training loss {fmean(one.train_loss):.3g} → {fmean(many.train_loss):.3g} ({relative:+.0%} of "
+        f"what one device gained) and the held-out accuracy by {100 * points:+.1f} points",
         evidence=Evidence(
             value=relative,
-            interval=((loss - loss_half) / abs(fmean(one.train_loss)), (loss + loss_half) / abs(fmean(one.train_loss))),
-            unit="relative",
+            interval=((loss - loss_half) / gained, (loss + loss_half) / gained),
+            threshold=4 * LOST,
+            unit="of one device's gain",
             n={"seeds": SEEDS},
             detail="training loss on training samples, accuracy on held-out samples",
         ),
