@@ -13,7 +13,7 @@ from nndiag.core.errors import NndiagError
 from nndiag.lab.borrow import seeded
 from nndiag.lab.dropout_graph import Chance, Seen
 from nndiag.lab.dropout_player import Player, Script
-from nndiag.lab.forward import batch_rows, call, tensors_in
+from nndiag.lab.forward import batch_rows, call, tensors_in, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +50,7 @@ class Bench:
 
     def __init__(self, model: nn.Module, batch: Batch, *, seed: int) -> None:
         """Take a model and the batch it is examined on."""
+        model = unwrapped(model)
         self.model, self.batch, self.seed = model, batch, seed
         self.keras = type(model).__module__.startswith("keras") or any(
             base.__module__.startswith("keras") for base in type(model).__mro__

@@ -181,7 +181,8 @@ class Player(TorchFunctionMode):
         given = tensors_in((args, kwargs))
         tags = [self._tag_of(item) for item in given]
         lucky = next((tag.luck for tag in tags if tag.luck is not None), None)
-        data = any(tag.data for tag in tags) and op not in SHAPE_ONLY
+        counted = tags[:1] if op == "to" else tags  # x.to(y) takes no value of y
+        data = any(tag.data for tag in counted) and op not in SHAPE_ONLY
         if not data:
             return self._without_data(func, name, op, args, kwargs, lucky)
         masked = lucky is not None and not is_dropout(op)

@@ -47,7 +47,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 def invoke(model: nn.Module, inputs: Any) -> Any:
-    """Run the model on inputs that are already fitted; see `call`."""
+    """Run the model on inputs that are already fitted; see `call`. Compiling it for a few passes would cost minutes."""
+    model = getattr(model, "_orig_mod", model)
     try:
         if isinstance(inputs, Mapping):
             known = accepted(model, inputs)

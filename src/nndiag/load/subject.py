@@ -220,7 +220,10 @@ def _accepted(model: nn.Module, batch: Batch) -> bool:
             except NndiagError:
                 raise _refused(error) from error.__cause__
             return False
-        raise _refused(error) from error.__cause__
+        try:
+            _run(model, batch, training=True)  # some run in training mode only; each check says what it misses then
+        except NndiagError:
+            raise _refused(error) from error.__cause__
     return True
 
 
@@ -228,14 +231,14 @@ def _refused(error: NndiagError) -> NndiagError:
     return NndiagError(f"the model does not run on the data: {error.message}", hint=error.hint)
 
 
-def _run(model: nn.Module, batch: Batch) -> None:
+def _run(model: nn.Module, batch: Batch, *, training: bool = False) -> None:
     import torch
 
     from nndiag.lab.borrow import borrow, seeded
     from nndiag.lab.forward import call, take
 
     with borrow(model), seeded(0), torch.no_grad():
-        model.eval()
+        model.train(training)
         call(model, take(batch, 4).inputs)
 
 

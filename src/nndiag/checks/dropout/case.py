@@ -46,7 +46,7 @@ class Case:
     loss: Callable[[Any], float] | None = None
     main_output: int = -1  # id of the tensor a loss would be computed from
     masks: int = 16
-    unexplained: bool = False  # training stays random with every known dropout off
+    other_luck: str = ""  # what keeps training random with every known dropout off
     cut: str = ""  # what the time budget cost
 
     def gauge(self, site: Site) -> Gauge | None:
@@ -114,6 +114,7 @@ def investigate(subject: Subject, masks: int) -> Iterator[Observation | Case]:
         raise
     atlas = Map(film.film)
     case = Case(subject, bench, verdict, atlas, atlas.sites(), masks=masks)
+    _name_luck(case)
     refuse_if_empty(case, model)
     _name_task(case, film.output)
     yield Progress("drawing masks", 0.3)
@@ -159,8 +160,22 @@ def refuse_if_empty(case: Case, model: nn.Module) -> None:
     films = (
         f"{len(list(model.modules()))} modules and {len(case.map.film.steps)} function calls of one training forward"
     )
-    other = "; training is random for another reason" if case.map.film.chances else ""
+    other = f"; training is random for another reason: {case.other_luck}" if case.other_luck else ""
     raise NothingApplicableError(f"no dropout in {films}{other}", hint="is dropout switched off by p = 0 or a flag?")
+
+
+def _name_luck(case: Case) -> None:
+    """Name what is random in training besides dropout; a source that was not seen is said to be one."""
+    chances = case.map.film.chances
+    if chances:
+        first = chances[0]
+        at = f" at {first.where.file}:{first.where.line}" if first.where.file else ""
+        inside = f" in '{first.where.module}'" if first.where.module else ""
+        case.other_luck = f"{first.what}{inside}{at}"
+    elif not case.map.film.sites or any(site.seen.variant == "mask" for site in case.sites):
+        rates = {site.seen.key: 1 - site.p for site in case.sites if site.seen.handmade}
+        if case.bench.rest_differs(rates):
+            case.other_luck = "something that calls no torch function, as scripted modules and custom kernels do"
 
 
 def _name_task(case: Case, output: Any) -> None:

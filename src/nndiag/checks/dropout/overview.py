@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nndiag.checks.dropout.bias import bias_of
 from nndiag.checks.dropout.case import is_augmentation, is_path, on_purpose
 from nndiag.checks.dropout.placed import once
-from nndiag.checks.dropout.scale import unclear
+from nndiag.checks.dropout.scale import SILENT, unclear
 from nndiag.core.findings import Answer, Fact, Series, Severity, Table
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def facts(case: Case) -> Iterator[Observation]:
     yield Fact("data", data, f"{data} ({case.bench.rows} samples)")
     yield Fact("samples", case.bench.rows, "")
     yield Fact("masks", case.masks, f"{case.masks} masks")
+    if case.other_luck:
+        yield Fact("other_randomness", case.other_luck, f"also random in training: {case.other_luck}")
     if case.loss_name:
         yield Fact("loss", case.loss_name, "")
 
@@ -65,7 +67,7 @@ def table(case: Case, findings: Sequence[Finding], seen: dict[str, float]) -> Ta
         rows.append([
             short(site.label) + (f" ×{len(sites)}" if len(sites) > 1 else ""), round(site.p, 3), short(follower(case, site)),  # noqa: E501 - one sentence
             _cell(slope), _cell(bias.ratio if bias is not None else math.nan), _cell(max(ratios, default=math.nan)),
-            " ".join(sorted({f.rule.code for f in mine})[:2]), worst.word if worst is not None else state(site),
+            " ".join(sorted({f.rule.code for f in mine})[:2]), worst.word if worst is not None else state(case, site),
         ])  # fmt: skip
     columns = ["site", "p", "followed by", "slope", "mean", "var", "rule", "status"]
     kept = [n for n in range(len(columns)) if n in {0, 1, 2, 7} or any(row[n] not in {None, ""} for row in rows)]
@@ -90,10 +92,15 @@ def follower(case: Case, site: Site) -> str:
     return "itself" if site.fused else case.map.end_name(site.affine if site.affine.kind == "affine" else site.anchor)
 
 
-def state(site: Site) -> str:
-    """The status of a site with no finding: everything that is not a finding is in order."""
-    del site
-    return "ok"
+def state(case: Case, site: Site) -> str:
+    """The status of a site with no finding: in order, or not judged because it was not reached or has no scale."""
+    if not site.seen.dial.acts:
+        return "ok"
+    gauge = case.gauge(site)
+    if gauge is None:
+        return "skipped"
+    reason = unclear(gauge)
+    return "skipped" if reason and reason != SILENT else "ok"
 
 
 def figures(case: Case, ratios: dict[str, float], limit: float) -> Iterator[Observation]:
@@ -191,6 +198,8 @@ def answer(case: Case, findings: Sequence[Finding], ratios: dict[str, float]) ->
 def _keeping(case: Case, findings: Sequence[Finding]) -> str:
     count = len(case.sites)
     noun = f"{count} dropout site{'' if count == 1 else 's'}"
+    if not case.sites:
+        return "No dropout ran in training mode"
     if not case.acting:
         if any(site.p > 0 for site in case.sites):
             return f"{noun}, and none drops anything in training"
