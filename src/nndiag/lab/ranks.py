@@ -107,7 +107,8 @@ def _watch(workers: list[subprocess.Popen[bytes]], folder: Path, deadline: float
             waiting = [str(rank) for rank, code in enumerate(codes) if code is None]
             raise NndiagError(
                 f"rank {', '.join(waiting)} of {len(workers)} did not finish within {seconds:.3g} s",
-                hint="a rank hangs, or is slow: raise --max-seconds, or look for collectives that not every rank reaches",
+                hint="a rank hangs, or is slow: raise --max-seconds, or look for collectives that not every "
+                "rank reaches",
             )
         time.sleep(POLL)
 

@@ -37,7 +37,7 @@ class RankGradient:
     unused: bool = False  # some parameter gets no gradient
     seed: int = 0
 
-    def __call__(self, rank: int, world: int) -> dict[str, Any]:
+    def __call__(self, rank: int, world: int) -> dict[str, Any]:  # noqa: ARG002 - every job gets both
         """Return the aggregated gradient (rank 0 only) and the squared norms before and after."""
         objective = resolve_objective(self.training, self.model, self.whole)
         own = self.micro_batches[rank]
@@ -60,14 +60,14 @@ class RankGradient:
             Squared norms of this rank's own micro-batch gradients where they were left alone by DDP.
         """
         norms = []
-        before = 0.0
+        before: Any = 0.0
         with seeded(self.seed), torch.enable_grad():
             for i, batch in enumerate(own):
                 last = i == len(own) - 1
                 alone = model.no_sync() if isinstance(model, DistributedDataParallel) and not last else None
                 with alone or contextlib.nullcontext():
                     loss, _ = loss_of(model, batch, objective)
-                    (loss / len(own) if self.average_micro else loss).backward()
+                    (loss / len(own) if self.average_micro else loss).backward()  # type: ignore[no-untyped-call]
                 if alone is not None:
                     now = flat_gradient(self.model)
                     step = now - before
@@ -81,7 +81,7 @@ def leaves_parameters_out(model: nn.Module, batch: Batch, objective: Any) -> boo
     model.zero_grad(set_to_none=True)
     with torch.enable_grad():
         loss, _ = loss_of(model, batch, objective)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     reached = [item.grad is not None for item in model.parameters() if item.requires_grad]
     model.zero_grad(set_to_none=True)
     return not all(reached)
@@ -113,7 +113,7 @@ class Devices:
         return self.count * self.per_device
 
 
-def train_on(  # noqa: PLR0913 - a training run has these parts
+def train_on(  # noqa: PLR0913, PLR0917 - a training run has these parts
     model: nn.Module,
     data: Batch,
     order: Sequence[int],
@@ -151,7 +151,7 @@ def train_on(  # noqa: PLR0913 - a training run has these parts
                 group["lr"] = rate * min(1.0, (step + 1) / warmup) if warmup else rate
             optimizer.zero_grad(set_to_none=True)
             total = 0.0
-            for own in rows.split(devices.per_device):
+            for own in torch.split(rows, devices.per_device):
                 loss, _ = loss_of(model, pick(data, own), objective)
                 (loss / devices.count if devices.average else loss).backward()  # type: ignore[no-untyped-call]
                 total += float(loss.detach()) / devices.count
@@ -174,7 +174,7 @@ def score(model: nn.Module, data: Batch, objective: Objective, *, size: int = 25
     model.eval()
     losses, right, counted, rows = 0.0, 0, 0, batch_rows(data)
     with torch.no_grad():
-        for part in torch.arange(rows).split(size):
+        for part in torch.split(torch.arange(rows), size):
             batch = pick(data, part)
             loss, output = loss_of(model, batch, objective)
             losses += float(loss) * len(part)

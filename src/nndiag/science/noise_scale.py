@@ -67,7 +67,7 @@ def from_gram(gram: Floats, batch: float, *, draws: int = 1000, seed: int = 0) -
     return _assemble(signal, noise, *terms(weights), shards)
 
 
-def from_norms(
+def from_norms(  # noqa: PLR0913 - two norms with their batches
     small: Floats, big: Floats, small_batch: float, big_batch: float, *, draws: int = 1000, seed: int = 0
 ) -> NoiseScale:
     """Estimate from squared norms at two batch sizes, step by step (equation A.2).

@@ -120,7 +120,7 @@ def steps_per_update(
     return 1.0
 
 
-def samples_per_count(
+def samples_per_count(  # noqa: PLR0913 - the parts of a recipe
     unit: str, *, per_device: float, devices: int, accumulation: int, sharded: bool, samples: float | None
 ) -> float | None:
     """Return how many samples one count of a schedule was meant to cover.

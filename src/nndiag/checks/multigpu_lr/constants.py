@@ -34,7 +34,11 @@ def judge_constants(plan: Plan) -> Iterator[Observation]:
             yield item
     if not judged:
         said = "ema-decay" if recipe.ema_decay else "base-ema-decay" if recipe.base_ema_decay else ""
-        other = {"ema-decay": "base-ema-decay", "base-ema-decay": "ema-decay", "": "base-ema-decay with ema-decay, base-betas, or base-intervals"}  # fmt: skip
+        other = {
+            "ema-decay": "base-ema-decay",
+            "base-ema-decay": "ema-decay",
+            "": "base-ema-decay with ema-decay, base-betas, or base-intervals",
+        }
         yield Skip("MGL006", f"needs {other[said]}: what a constant was before the batch grew")
 
 
@@ -106,7 +110,8 @@ def _intervals(plan: Plan, k: float) -> Iterator[Observation]:
             evidence=Evidence(
                 value=stretch, threshold=CLOSE, unit="ratio", detail="interval in samples, after over before"
             ),
-            means="counted in updates, it sees the model less often: early stopping waits longer, fewer checkpoints exist",
+            means="counted in updates, it sees the model less often: early stopping waits longer, fewer "
+            "checkpoints exist",
             fix=f"{name} = {max(1, round(before / k))} updates, or count it in samples or epochs",
         )
 

@@ -152,7 +152,7 @@ def _on_ranks(setting: Setting, model: Any, shards: Sequence[Batch], sums: gradi
     return found_gradient
 
 
-def tell(setting: Setting, seen: Comparison) -> Iterator[Observation]:
+def tell(setting: Setting, seen: Comparison) -> Iterator[Observation]:  # noqa: C901 - one branch per outcome
     """Turn a comparison into a table, measurements and MGL101 or MGL102."""
     error, cosine = gradients.relative(seen.aggregated, seen.whole)
     yield Measurement("gradient_relative_error", error, "ratio")
@@ -271,8 +271,8 @@ def _meaning(setting: Setting, factor: float) -> str:
     if adam:
         return "Adam divides by its own size, but clipping, eps and weight decay now see another gradient"
     if k and ratio:
-        return f"the rate is {times(ratio)} and the gradient {times(factor)}: together {times(ratio * factor)} at a " \
-            f"batch of {times(k)}"  # fmt: skip
+        both = f"the rate is {times(ratio)} and the gradient {times(factor)}"
+        return f"{both}: together {times(ratio * factor)} at a batch of {times(k)}"
     return f"the learning rate acts as if it were {times(factor)}; weight decay and clipping are off with it"
 
 

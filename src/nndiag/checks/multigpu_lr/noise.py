@@ -100,7 +100,8 @@ def tell_noise(setting: Setting, scale: noise_scale.NoiseScale, batch: int) -> I
     )
     yield found(
         "MGL103",
-        f"the batch of {show(recipe.global_batch)} is {show(recipe.global_batch / scale.value)} times the noise scale of "
+        f"the batch of {show(recipe.global_batch)} is {show(recipe.global_batch / scale.value)} times the "
+        "noise scale of "
         f"{show(scale.value)} samples (95 % interval {show(low)}–{show(high)})",
         where=plan.where("global-batch"),
         evidence=Evidence(
@@ -112,9 +113,12 @@ def tell_noise(setting: Setting, scale: noise_scale.NoiseScale, batch: int) -> I
             seed=setting.subject.run.seed,
             detail="at the weights as given; it usually grows ten-fold and more during training",
         ),
-        means=f"at these weights steps cost {show(noise_scale.samples_multiple(recipe.global_batch, scale.value))} times "
-        "the least samples: more devices hardly save steps; B_simple predicts the critical batch to an order of magnitude",
-        fix=f"a batch near {show(scale.value)} to {show(10 * scale.value)}, or measure again at weights from mid-training",
+        means="at these weights steps cost "
+        f"{show(noise_scale.samples_multiple(recipe.global_batch, scale.value))} times "
+        "the least samples: more devices hardly save steps; B_simple predicts the critical batch to an order "
+        "of magnitude",
+        fix=f"a batch near {show(scale.value)} to {show(10 * scale.value)}, or measure again at weights from "
+        "mid-training",
         severity=Severity.NOTE if gentle else None,
     )
 

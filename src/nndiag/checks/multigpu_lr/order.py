@@ -83,7 +83,8 @@ def judge_sampler(plan: Plan) -> Iterator[Observation]:
             unit="times per epoch",
             means="an epoch shows every sample W times; with equal seeds the ranks even take the same batches, and N "
             "devices compute what one would",
-            fix="DataLoader(..., sampler=DistributedSampler(dataset)), or let Accelerate, Lightning or the Trainer shard it",
+            fix="DataLoader(..., sampler=DistributedSampler(dataset)), or let Accelerate, Lightning or the "
+            "Trainer shard it",
         )
         return
     if recipe.set_epoch is False:
@@ -93,7 +94,8 @@ def judge_sampler(plan: Plan) -> Iterator[Observation]:
             "without sampler.set_epoch(epoch) the order is the same in every epoch",
             value=1,
             unit="orders",
-            means="DistributedSampler seeds its shuffle with seed + epoch, and the epoch stays 0: batches repeat exactly",
+            means="DistributedSampler seeds its shuffle with seed + epoch, and the epoch stays 0: batches "
+            "repeat exactly",
             fix="call loader.sampler.set_epoch(epoch) at the start of every epoch",
         )
     yield from _padding(plan)
@@ -112,7 +114,8 @@ def _padding(plan: Plan) -> Iterator[Observation]:
     yield _finding(
         plan,
         "sampler",
-        f"DistributedSampler repeats {repeats} of {recipe.dataset_size} samples so that {plan.devices} ranks get as many",
+        f"DistributedSampler repeats {repeats} of {recipe.dataset_size} samples so that {plan.devices} ranks "
+        "get as many",
         value=repeats,
         unit="samples",
         means=f"{portion:.2%} of the data count twice in every epoch; evaluation metrics are biased by them",
@@ -175,9 +178,11 @@ def judge_batchnorm(plan: Plan, model: Any, *, smallest: int) -> Iterator[Observ
             n={"layers": len(layers), "devices": plan.devices},
             detail=f"training divides by the biased variance, {(per - 1) / per:.3g} of what evaluation uses",
         ),
-        means="statistics of few samples are noise, the saved running ones come from rank 0 alone, and the loss is that "
+        means="statistics of few samples are noise, the saved running ones come from rank 0 alone, and the "
+        "loss is that "
         "of the per-device batch, whatever the global one",
-        fix="torch.nn.SyncBatchNorm.convert_sync_batchnorm(model) (Keras: BatchNormalization(synchronized=True)), group "
+        fix="torch.nn.SyncBatchNorm.convert_sync_batchnorm(model) (Keras: "
+        "BatchNormalization(synchronized=True)), group "
         "norm, or at least 16 samples per device",
     )
 

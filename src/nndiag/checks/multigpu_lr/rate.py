@@ -114,7 +114,7 @@ def _fix(plan: Plan, k: float, base: float) -> str:
     if plan.adaptive:
         return f'lr = {root} (square root, Adam) and the same number of epochs; or rule = "none" if it was tuned so'
     if plan.adaptive is False:
-        return f'lr = {linear} (linear, SGD) with a gradual warm-up over about 5 epochs; or rule = "none" if it was tuned so'
+        return f'lr = {linear} (linear, SGD) with a gradual warm-up over 5 epochs or so; or rule = "none" if tuned so'
     return f'lr = {linear} for SGD, {root} for Adam, with a gradual warm-up; or rule = "none" if it was tuned so'
 
 
@@ -157,7 +157,8 @@ def judge_warmup(plan: Plan, *, warn: float, note: float, warms_up: bool | None 
         evidence=Evidence(value=ratio, threshold=warn if ratio >= warn else note, unit="ratio", detail="lr / base-lr"),
         means="early updates are too large while weights change fast; Goyal et al. at k = 32: 24.84 % error without, "
         "23.74 % with a gradual warm-up, 25.88 % with a constant one",
-        fix=f"raise the rate linearly from {show(recipe.base_lr or 0)} to {show(recipe.lr or 0)} over about 5 epochs{goyal}",
+        fix=f"raise the rate linearly from {show(recipe.base_lr or 0)} to {show(recipe.lr or 0)} over about "
+        f"5 epochs{goyal}",
         severity=None if ratio >= warn else Severity.NOTE,
     )
 

@@ -255,7 +255,8 @@ def _two_scales(one: Outcome, many: Outcome, start: float) -> Iterator[Observati
         return  # both move, one of them within its spread
     yield found(
         "MGL010",
-        f"N devices move the training loss {fmean(one.train_loss):.3g} → {fmean(many.train_loss):.3g} ({relative:+.0%} of "
+        f"N devices move the training loss {fmean(one.train_loss):.3g} → {fmean(many.train_loss):.3g} "
+        f"({relative:+.0%} of "
         f"what one device gained) and the held-out accuracy by {100 * points:+.1f} points",
         evidence=Evidence(
             value=relative,

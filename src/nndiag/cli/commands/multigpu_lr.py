@@ -54,7 +54,7 @@ def multigpu_lr(
 
     Example: nndiag multigpu-lr --gpus 8 --per-device-batch 32 --lr 3e-4 --base-lr 3e-4 --base-batch 32
 
-    Example: nndiag multigpu-lr accelerate.yaml --per-device-batch 32 --lr 3e-4 --model model.py:Net --data x.npz --ranks 2
+    Example: nndiag multigpu-lr accelerate.yaml --per-device-batch 32 --model model.py:Net --data x.npz --ranks 2
     """
     options = {
         "base-lr": base_lr,

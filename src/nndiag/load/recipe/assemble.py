@@ -169,7 +169,7 @@ def _finished(values: dict[str, Any], assumed: dict[str, str], sources: tuple[st
             if key not in values and values.get("devices", 1):
                 values[key], deduced[key] = item, f"{framework} does it itself"
     values["schedule"] = _schedule(values.get("schedule"), warmup, values)
-    known = {item for item in Recipe.__dataclass_fields__}
+    known = set(Recipe.__dataclass_fields__)
     kept = {key: item for key, item in values.items() if key in known and item is not None}
     return Recipe(**{**kept, "deduced": deduced, "sources": sources})
 

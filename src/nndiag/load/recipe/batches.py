@@ -73,7 +73,7 @@ def _whole(total: float, part: float, name: str, how: str) -> int:
     return round(quotient)
 
 
-def _base(
+def _base(  # noqa: PLR0913, PLR0917 - what is known, and where it came from
     values: Mapping[str, Any],
     weak: set[str],
     per: float | None,
