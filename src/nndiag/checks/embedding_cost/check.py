@@ -82,9 +82,10 @@ class EmbeddingCost:
             from nndiag.checks.embedding_cost.model import read_model
 
             size = subject.training.batch_size or BATCH
-            view = read_model(subject, batch_size=size, length=self.seq_len or LENGTH)
+            planned = self.vocab is not None and self.dim is not None
+            view = read_model(subject, batch_size=size, length=self.seq_len or LENGTH, needs_table=not planned)
             specs = view.specs
-            if not specs and self.vocab is not None and self.dim is not None:  # a table that this model does not hold
+            if not specs and planned:  # a table that this model does not hold
                 yield from self._no_table(subject, view)
                 view, specs = None, [self._spec_from_numbers(subject)]
         counts = dict(view.counts) if view else {}

@@ -97,6 +97,8 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
             whole = timing.time_whole(subject, view, seconds, clip=check.clip_grad_norm, seconds=min(3.0, 0.2 * budget))
     except NndiagError as error:
         return f"no step could be timed: {error.message}"
+    except Exception as error:  # noqa: BLE001 - the user's step raises: sparse gradients under Adam, say
+        return f"no step could be timed, it raises: {(str(error) or type(error).__name__).splitlines()[0]}"
     made = table.cures
     if view is not None and costliest.rows >= check.small_rows:
         yield Step("running the cures on the model", 0.9)

@@ -45,13 +45,14 @@ class ModelView:
         return counted or tables_layers.dense_step_flops(self.inventory.matrix, lookups)
 
 
-def read_model(subject: Subject, *, batch_size: int, length: int) -> ModelView:
+def read_model(subject: Subject, *, batch_size: int, length: int, needs_table: bool = True) -> ModelView:
     """Look at the subject's model.
 
     Args:
         subject: With a model.
         batch_size: B of invented inputs.
         length: T of invented inputs.
+        needs_table: A model without one is not worth looking at.
 
     Raises:
         NothingApplicableError: The model holds no table and multiplies no one-hot vectors.
@@ -67,7 +68,7 @@ def read_model(subject: Subject, *, batch_size: int, length: int) -> ModelView:
     watch, batch, invented, trouble = _watch(subject, model, inventory, batch_size, length)
     routing = _routing(subject, model)
     one_hot = bool(watch and watch.one_hot)
-    if not inventory.tables and not one_hot:
+    if needs_table and not inventory.tables and not one_hot:
         raise NothingApplicableError(
             "the model has no embedding table", hint="give --vocab and --dim to ask about one that is planned"
         )

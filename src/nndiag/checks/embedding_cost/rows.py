@@ -143,6 +143,7 @@ class RowJudge:
         if spec.sparse or not spec.trainable or rate <= 0 or counts.never / counts.rows < 0.01:
             return
         steps = self.steps or LONG_RUN
+        settled = counts.missing_mass <= SATURATED
         left = unseen_shrinkage(optimizer.lr, optimizer.weight_decay, steps)
         if 1 - left < SHRINKS:
             return
@@ -163,6 +164,7 @@ class RowJudge:
             means="no gradient ever answers the decay: pretrained or rarely used words fade although nothing was "
             "learned about them",
             fix="put the table into a parameter group with weight_decay=0 (Keras: exclude_from_weight_decay)",
+            severity=None if settled else Severity.NOTE,  # a sample does not know what the rest holds
         )
 
 
