@@ -37,19 +37,13 @@ class Step:
 class KerasGraph(nn.Module):
     """A Keras model, translated. Children carry the names of the Keras layers; the forward follows its graph."""
 
-    def __init__(self, inputs: tuple[str, ...], example: Any, *, forced: bool | None = None) -> None:
-        """Take the names of the inputs, an example of them, and the mode that its caller has fixed, if any."""
+    def __init__(self, inputs: tuple[str, ...], example: Any) -> None:
+        """Take the names of the inputs and an example of them."""
         super().__init__()
         self.names = inputs
         self.example_inputs = example  # what `nndiag.load.guesses` invents inputs from
-        self.forced = forced
         self.steps: list[Step] = []
         self.answer: Any = None
-
-    def train(self, mode: bool = True) -> KerasGraph:
-        """Set the mode, unless `training=` was written into the call."""
-        super().train(mode if self.forced is None else self.forced)
-        return self
 
     def forward(self, *inputs: Any, **named: Any) -> Any:
         """Run the layers in the order of the Keras graph."""
@@ -57,10 +51,11 @@ class KerasGraph(nn.Module):
 
     def arranged(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
         """Return the inputs in their order."""
-        if len(inputs) == 1 and isinstance(inputs[0], dict):
-            inputs, named = (), inputs[0]
-        if len(inputs) == 1 and isinstance(inputs[0], tuple | list):
-            inputs = tuple(inputs[0])
+        only = inputs[0] if len(inputs) == 1 else None
+        if isinstance(only, dict):
+            inputs, named = (), only
+        elif isinstance(only, tuple | list):
+            inputs = tuple(only)
         given = [*inputs, *(named[name] for name in self.names[len(inputs) :] if name in named)]
         if len(given) != len(self.names):
             raise NndiagError(
@@ -81,7 +76,7 @@ class KerasGraph(nn.Module):
 class KerasModel(KerasGraph):
     """A Keras model with one input."""
 
-    def forward(self, inputs: Any) -> Any:  # type: ignore[override]
+    def forward(self, inputs: Any) -> Any:
         """Run the layers in the order of the Keras graph."""
         return self.run(self.arranged((inputs,), {}))[1]
 
@@ -101,10 +96,8 @@ class Builder:
     """Fills a graph, call by call."""
 
     graph: KerasGraph
-    ranks: dict[int, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     _next: int = 0
-    _places: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Number the inputs."""

@@ -68,7 +68,7 @@ def rank_of(layer: Any) -> int:
 
 def axis_of(layer: Any, rank: int) -> int:
     """Return the channel axis of a normaliser."""
-    axis = layer.axis if isinstance(layer.axis, int) else tuple(layer.axis)[0]
+    axis = layer.axis if isinstance(layer.axis, int) else next(iter(layer.axis))
     return axis % rank
 
 
@@ -116,7 +116,7 @@ def _scaled(made: Any, layer: Any, change: Callable[[Tensor], Tensor] | None = N
             parameter.requires_grad_(requires_grad=False)
 
 
-def _batch_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call: dict[str, Any]) -> Ref:
+def _batch_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
     rank = rank_of(layer)
     classes = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     if rank not in classes:
@@ -130,10 +130,7 @@ def _batch_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call:
             _scaled(made, layer)
         put(made.running_mean, layer.moving_mean)
         put(made.running_var, layer.moving_variance)
-        mode = call.get("training")
-        if mode is None and not layer.trainable:  # a frozen batch norm runs in inference mode
-            mode = False
-        return made if mode is None else fixed(made, bool(mode))
+        return made if layer.trainable else fixed(made, mode=False)  # a frozen one runs in inference mode
 
     x, back = channels_second(to, args[0], rank, axis_of(layer, rank))
     return back(to.module(name, make, x))
@@ -176,7 +173,10 @@ def _group_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call
 
 
 def _dropout(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call: dict[str, Any]) -> Ref:
-    mode = call.get("training")
+    # Keras records a False that nobody wrote, and lets the caller's mode win over it.
+    stuck = call.get("training") is True
+    if stuck:
+        to.notes.append(f"{name} was called with training=True, which only predict() and training=False overrule")
     shape = getattr(layer, "noise_shape", None)
     spatial = type(layer).__name__.startswith("Spatial")
     channel = getattr(layer, "data_format", "channels_last")
@@ -185,24 +185,12 @@ def _dropout(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call: di
             raise UnknownLayerError(f"{type(layer).__name__} with noise_shape={tuple(shape)}")
         spatial, channel = True, "channels_last"
     if not spatial:
-        make = HardwiredDropout if mode else nn.Dropout
-        return to.module(name, lambda: _moded(make(layer.rate), mode), args[0])
+        make = HardwiredDropout if stuck else nn.Dropout
+        return to.module(name, lambda: make(layer.rate), args[0])
     rank = rank_of(layer)
-    kind = HardwiredSpatialDropout if mode else {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}[rank]
+    kind = HardwiredSpatialDropout if stuck else {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}[rank]
     x, back = channels_second(to, args[0], rank, rank - 1 if channel == "channels_last" else 1)
-    return back(to.module(name, lambda: _moded(kind(layer.rate), mode), x))
-
-
-def _moded(module: nn.Module, mode: bool | None) -> nn.Module:
-    """Hold a module in the mode that its call names; dropouts that are on say so in their own forward."""
-    return module if mode is None or isinstance(module, HardwiredDropout) else fixed(module, bool(mode))
-
-
-def _noise(make: Callable[[Any], nn.Module]) -> Any:
-    def emit(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call: dict[str, Any]) -> Ref:
-        return to.module(name, lambda: _moded(make(layer), call.get("training")), args[0])
-
-    return emit
+    return back(to.module(name, lambda: kind(layer.rate), x))
 
 
 def _plain(make: Callable[[Any], nn.Module]) -> Any:
@@ -331,9 +319,9 @@ LAYERS: dict[str, Any] = {
     "Dense": _dense, "Embedding": _embedding, "BatchNormalization": _batch_norm, "Flatten": _flatten,
     "LayerNormalization": _layer_norm, "RMSNormalization": _layer_norm, "GroupNormalization": _group_norm,
     "UnitNormalization": _unit, "Dropout": _dropout, "SpatialDropout1D": _dropout, "SpatialDropout2D": _dropout,
-    "SpatialDropout3D": _dropout, "AlphaDropout": _noise(lambda layer: nn.AlphaDropout(layer.rate)),
-    "GaussianDropout": _noise(lambda layer: GaussianDropout(layer.rate)),
-    "GaussianNoise": _noise(lambda layer: GaussianNoise(layer.stddev)), "Activation": _activation,
+    "SpatialDropout3D": _dropout, "AlphaDropout": _plain(lambda layer: nn.AlphaDropout(layer.rate)),
+    "GaussianDropout": _plain(lambda layer: GaussianDropout(layer.rate)),
+    "GaussianNoise": _plain(lambda layer: GaussianNoise(layer.stddev)), "Activation": _activation,
     "ReLU": _plain(_relu), "LeakyReLU": _plain(lambda layer: nn.LeakyReLU(layer.negative_slope)),
     "ELU": _plain(lambda layer: nn.ELU(layer.alpha)), "PReLU": _prelu, "Softmax": _softmax,
     "Normalization": _standardize, "Rescaling": _plain(lambda layer: Rescale(layer.scale, layer.offset)),

@@ -114,26 +114,25 @@ class MultiHeadAttention(nn.Module):
 class Foreign(nn.Module):
     """A Keras layer that is run as it is, told the mode as Keras wants it."""
 
-    def __init__(self, layer: nn.Module, *, told: bool, forced: bool | None) -> None:
-        """Take the layer, whether its call asks for `training`, and the mode written into the call, if any."""
+    def __init__(self, layer: nn.Module, *, told: bool) -> None:
+        """Take the layer, and whether its call asks for `training`."""
         super().__init__()
-        self.layer, self.told, self.forced = layer, told, forced
+        self.layer, self.told = layer, told
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer; `Layer.train()` would have no effect."""
-        mode = self.training if self.forced is None else self.forced
-        return self.layer(*args, **kwargs, **({"training": mode} if self.told else {}))
+        return self.layer(*args, **kwargs, **({"training": self.training} if self.told else {}))
 
 
-def fixed(module: nn.Module, mode: bool) -> nn.Module:
-    """Give a module the mode that was written into its call, for good."""
+def fixed(module: nn.Module, *, mode: bool) -> nn.Module:
+    """Hold a module in one mode for good."""
     base = type(module)
-    module.__class__ = _fixed_class(base, mode)
+    module.__class__ = _fixed_class(base, mode=mode)
     module.train(mode)
     return module
 
 
-def _fixed_class(base: type[nn.Module], mode: bool) -> type[nn.Module]:
+def _fixed_class(base: type[nn.Module], *, mode: bool) -> type[nn.Module]:
     """Return a subclass whose `train` does not listen."""
 
     def train(self: nn.Module, _mode: bool = True) -> nn.Module:

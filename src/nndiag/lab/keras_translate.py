@@ -13,7 +13,7 @@ from nndiag.lab.blame import said
 from nndiag.lab.forward import tensors_in
 from nndiag.lab.keras_graph import Builder, KerasGraph, KerasModel, Ref, UnknownLayerError
 from nndiag.lab.keras_layers import LAYERS
-from nndiag.lab.keras_modules import Foreign
+from nndiag.lab.keras_modules import Foreign, HardwiredDropout, HardwiredSpatialDropout
 from nndiag.lab.keras_sequences import SEQUENCES
 from nndiag.lab.keras_spatial import SPATIAL
 
@@ -48,7 +48,8 @@ def translated(model: Any, name: str) -> tuple[KerasGraph, list[str]]:
     backend = _backend()
     if backend != "torch":
         raise NndiagError(
-            f"{name}: Keras was imported with the {backend} backend", hint="set KERAS_BACKEND=torch before it is imported"
+            f"{name}: Keras was imported with the {backend} backend",
+            hint="set KERAS_BACKEND=torch before it is imported",
         )
     notes: list[str] = []
     graph = _graph(_functional(model, name), notes, top=True, name=name)
@@ -80,12 +81,12 @@ def _functional(model: Any, name: str) -> Any:
     return model
 
 
-def _graph(model: Any, notes: list[str], *, top: bool, name: str, forced: bool | None = None) -> KerasGraph:
+def _graph(model: Any, notes: list[str], *, top: bool, name: str) -> KerasGraph:
     """Translate the graph of a functional model."""
     inputs = tuple(str(item.name) for item in model.inputs)
     example = example_of(model) if top else None
     kind = KerasModel if len(inputs) == 1 else KerasGraph
-    graph = kind(tuple(_input_names(model) or inputs), example, forced=forced)
+    graph = kind(tuple(_input_names(model) or inputs), example)
     builder = Builder(graph, notes=notes)
     refs: dict[int, Any] = {id(tensor): Ref(index) for index, tensor in enumerate(model.inputs)}
     for node in _nodes(model):
@@ -150,13 +151,8 @@ def _called(to: Builder, layer: Any, args: tuple[Any, ...], call: dict[str, Any]
     kind = type(layer).__name__
     own = type(layer).__module__.split(".")[0] == "keras"
     if hasattr(layer, "_nodes_by_depth") or getattr(layer, "_functional", None) is not None:
-        mode = call.get("training")
-
-        def make() -> nn.Module:
-            inner = _graph(_functional(layer, layer.name), to.notes, top=False, name=layer.name, forced=mode)
-            return inner if mode is None else inner.train(mode)
-
-        return to.module(layer.name, make, *args)
+        inner = _functional(layer, layer.name)
+        return to.module(layer.name, lambda: _graph(inner, to.notes, top=False, name=layer.name), *args)
     if getattr(layer, "quantization_mode", None) or getattr(layer, "lora_enabled", False):
         raise UnknownLayerError(f"{kind} with quantised or LoRA weights")
     if own and kind == "TimeDistributed":
@@ -164,11 +160,11 @@ def _called(to: Builder, layer: Any, args: tuple[Any, ...], call: dict[str, Any]
     if own and kind in _KNOWN and hasattr(layer, "weights"):
         made: Ref = _KNOWN[kind](to, layer, layer.name, args, call)
         return made
-    if not isinstance(layer, nn.Module):  # an operation: x + y, keras.ops.relu(x)
+    if not hasattr(layer, "weights"):  # an operation: x + y, keras.ops.relu(x)
         return to.apply(layer.call, *args, **call)
     told = "training" in inspect.signature(layer.call).parameters
-    forced = call.pop("training", None)
-    return to.module(layer.name, lambda: Foreign(layer, told=told, forced=forced), *args, **call)
+    call = {key: value for key, value in call.items() if key not in {"training", "mask"}}
+    return to.module(layer.name, lambda: Foreign(layer, told=told), *args, **call)
 
 
 def _each_time(to: Builder, layer: Any, x: Ref, call: dict[str, Any]) -> Ref:
@@ -186,7 +182,7 @@ def _each_time(to: Builder, layer: Any, x: Ref, call: dict[str, Any]) -> Ref:
 
 
 def _unfold(x: Tensor, like: Tensor) -> Tensor:
-    return x.unflatten(0, like.shape[:2])
+    return x.reshape(*like.shape[:2], *x.shape[1:])
 
 
 def example_of(model: Any) -> Any:
@@ -236,12 +232,17 @@ def _prove(graph: KerasGraph, model: Any, name: str) -> None:
     example = graph.example_inputs
     inputs = [item[:_ROWS] for item in (example if isinstance(example, tuple) else (example,))]
     modes = [(module, module.training) for module in graph.modules()]
-    random = any(type(module).__name__.startswith("Hardwired") for module in graph.modules())
+    stuck = [module for module in graph.modules() if isinstance(module, HardwiredDropout | HardwiredSpatialDropout)]
+    rates = [module.p for module in stuck]
     try:
         with torch.no_grad():
             graph.eval()
+            for module in stuck:  # training=False overrules them in Keras
+                module.p = 0.0
             mine = tensors_in(graph.run(inputs)[1])
-            theirs = tensors_in(model(inputs if len(inputs) > 1 else inputs[0], training=False))
+            theirs, again = (
+                tensors_in(model(inputs if len(inputs) > 1 else inputs[0], training=False)) for _ in range(2)
+            )
     except NndiagError:
         raise
     except Exception as error:
@@ -251,7 +252,11 @@ def _prove(graph: KerasGraph, model: Any, name: str) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
-    if random or (len(mine) == len(theirs) and all(_close(*pair) for pair in zip(mine, theirs, strict=True))):
+        for module, rate in zip(stuck, rates, strict=True):
+            module.p = rate
+    if not all(torch.equal(*pair) for pair in zip(theirs, again, strict=True)):
+        return  # a layer of the user's own is random in every mode: nothing can be compared
+    if len(mine) == len(theirs) and all(_close(*pair) for pair in zip(mine, theirs, strict=True)):
         return
     raise NndiagError(
         f"{name}: the translated Keras model computes something else, from '{_culprit(graph, model, inputs)}' on",
@@ -265,7 +270,9 @@ def _close(mine: Tensor, theirs: Tensor) -> bool:
         return False
     if not bool(torch.isfinite(theirs).all()):  # a model that overflows does so in both
         return torch.equal(torch.isfinite(mine), torch.isfinite(theirs))
-    return bool((mine - theirs).abs().max() <= _TOLERANCE * max(1.0, float(theirs.abs().max()))) if mine.numel() else True
+    return (
+        bool((mine - theirs).abs().max() <= _TOLERANCE * max(1.0, float(theirs.abs().max()))) if mine.numel() else True
+    )
 
 
 def _culprit(graph: KerasGraph, model: Any, inputs: list[Tensor]) -> str:
@@ -283,5 +290,3 @@ def _culprit(graph: KerasGraph, model: Any, inputs: list[Tensor]) -> str:
         if not any(_close(value.float(), expected.float()) for value in values):
             return str(node.operation.name)
     return "its inputs"
-
-

@@ -136,7 +136,15 @@ def _config_in_zip(target: str) -> Any:
             if (bad := archive.testzip()) is not None:
                 raise NndiagError(f"'{target}' is damaged: '{shown(bad)}' fails its checksum", hint="write it again")
             return json.loads(archive.read("config.json"))
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, ValueError, RecursionError) as bad:
+    except (
+        zipfile.BadZipFile,
+        RuntimeError,
+        NotImplementedError,
+        OSError,
+        EOFError,
+        ValueError,
+        RecursionError,
+    ) as bad:
         raise NndiagError(f"'{target}' is damaged: {said(bad)}", hint="write it again") from bad
     except KeyError as missing:
         raise NndiagError(

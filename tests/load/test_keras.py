@@ -1,0 +1,221 @@
+"""Keras models of every kind of layer become torch models that compute the same, under the same names."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+
+import pytest
+import torch
+from torch import nn
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+keras = pytest.importorskip("keras")
+
+from nndiag.core.errors import NndiagError  # noqa: E402 - after the backend is chosen
+from nndiag.lab.keras_translate import translated  # noqa: E402 - see above
+from nndiag.load.model import load_model, source_of  # noqa: E402 - see above
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Keras talks about its own future
+
+L = keras.layers
+
+
+def stack(shape, *layers, dtype=None):
+    return keras.Sequential([keras.Input(shape, dtype=dtype), *layers])
+
+
+def shaken(model):
+    """Give every weight a value that shows when it lands in the wrong place."""
+    generator = torch.Generator().manual_seed(1)
+    for weight in model.weights:
+        if "int" in str(weight.dtype):
+            continue
+        value = 0.3 * torch.randn(tuple(weight.shape), generator=generator)
+        weight.assign(value.abs() + 0.5 if "variance" in weight.path else value)
+    return model
+
+
+def dense():
+    return stack(
+        (8,), L.Dense(16, activation="relu"), L.Dropout(0.5), L.BatchNormalization(), L.Dense(3, activation="softmax")
+    )
+
+
+def image():
+    return stack(
+        (13, 12, 3), L.Rescaling(1 / 255, -0.5), L.Conv2D(4, 3, padding="same", activation="relu"),
+        L.BatchNormalization(), L.MaxPooling2D(), L.SpatialDropout2D(0.2), L.Conv2D(6, 3, strides=2, padding="same"),
+        L.PReLU(shared_axes=[1, 2]), L.DepthwiseConv2D(3, depth_multiplier=2), L.GroupNormalization(3), L.Flatten(),
+        L.Dense(2),
+    )  # fmt: skip
+
+
+def separable():
+    return stack(
+        (13, 13, 3), L.SeparableConv2D(4, 3, strides=2, padding="same"), L.AveragePooling2D(3, 2, padding="same"),
+        L.Conv2DTranspose(4, 3, strides=2, padding="same"), L.MaxPooling2D(2, padding="same"), L.UpSampling2D(),
+        L.ZeroPadding2D(1), L.Cropping2D(((1, 0), (0, 2))), L.GlobalAveragePooling2D(),
+    )  # fmt: skip
+
+
+def words():
+    return stack(
+        (7,), L.Embedding(20, 6), L.SpatialDropout1D(0.1), L.LSTM(5, return_sequences=True), L.Bidirectional(L.GRU(4)),
+        L.Dense(1, activation="sigmoid"),
+    )  # fmt: skip
+
+
+def series():
+    return stack(
+        (20, 3), L.Conv1D(4, 3, padding="causal", dilation_rate=2), L.LayerNormalization(),
+        L.SimpleRNN(3, return_sequences=True, dropout=0.1), L.Bidirectional(L.LSTM(4, return_sequences=True)),
+        L.TimeDistributed(L.Dense(2, activation="gelu")), L.GlobalMaxPooling1D(),
+    )  # fmt: skip
+
+
+def volume():
+    return stack(
+        (6, 6, 6, 1), L.Conv3D(2, 3, activation="elu"), L.MaxPooling3D(), L.BatchNormalization(), L.Reshape((4, 4)),
+        L.Permute((2, 1)), L.Flatten(), L.RepeatVector(3), L.GaussianDropout(0.2), L.GaussianNoise(0.1),
+        L.AlphaDropout(0.1), L.RMSNormalization(),
+    )  # fmt: skip
+
+
+def attention():
+    given = keras.Input((5, 8))
+    x = L.Add()([L.MultiHeadAttention(2, 4, dropout=0.1)(given, given), given])
+    x = keras.ops.relu(L.LayerNormalization()(x)) * 2 + given
+    return keras.Model(given, L.MultiHeadAttention(2, 3)(x, x, use_causal_mask=True))
+
+
+def two_inputs():
+    left, right = keras.Input((8,)), keras.Input((3,))
+    x = L.Dropout(0.3)(L.Concatenate()([L.Dense(4)(left), right]), training=True)
+    return keras.Model([left, right], [L.Dense(2)(x), L.Dense(1)(x)])
+
+
+def nested():
+    given = keras.Input((8,))
+    return keras.Model(given, L.Dense(4)(dense()(given)))
+
+
+KINDS = [dense, image, separable, words, series, volume, attention, two_inputs, nested]
+
+
+@pytest.mark.parametrize("build", KINDS, ids=lambda build: build.__name__)
+def test_translation_computes_the_same(build):
+    model = shaken(build())
+    graph, _ = translated(model, "x")
+    inputs = graph.example_inputs
+    for module in graph.modules():
+        if type(module).__name__ == "HardwiredDropout":
+            module.p = 0.0
+    with torch.no_grad():
+        mine = graph.eval()(*(inputs if isinstance(inputs, tuple) else (inputs,)))
+        theirs = model(list(inputs) if isinstance(inputs, tuple) else inputs, training=False)
+    for left, right in zip(
+        mine if isinstance(mine, list) else [mine], theirs if isinstance(theirs, list) else [theirs], strict=True
+    ):
+        torch.testing.assert_close(left, right.detach().cpu(), atol=1e-4, rtol=1e-4)
+
+
+def test_modules_carry_the_names_of_the_layers():
+    model = stack((8,), L.Dense(4, activation="relu", name="hidden"), L.Dropout(0.5, name="drop"))
+    names = dict(translated(model, "x")[0].named_modules())
+    assert isinstance(names["hidden"], nn.Linear)
+    assert isinstance(names["hidden/relu"], nn.ReLU)
+    assert isinstance(names["drop"], nn.Dropout)
+
+
+def test_a_batch_norm_moves_its_averages_as_far_as_keras_does():
+    model = stack((4,), L.BatchNormalization(momentum=0.8, name="bn"))
+    graph, _ = translated(model, "x")
+    x = 3 + 2 * torch.randn(4096, 4, generator=torch.Generator().manual_seed(0))
+    graph.train()(x)
+    model(x, training=True)
+    norm, kept = graph.get_submodule("bn"), model.get_layer("bn")
+    torch.testing.assert_close(norm.running_mean, kept.moving_mean.value.detach().cpu(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(norm.running_var, kept.moving_variance.value.detach().cpu(), atol=1e-3, rtol=1e-3)
+
+
+def test_train_switches_the_mode():
+    graph, _ = translated(stack((64,), L.Dropout(0.5)), "x")
+    x = torch.ones(2, 64)
+    assert torch.equal(graph.eval()(x), x)
+    assert not torch.equal(graph.train()(x), x)
+
+
+def test_a_frozen_batch_norm_stays_in_inference_mode():
+    model = stack((4,), L.BatchNormalization(name="bn", trainable=False))
+    graph, _ = translated(model, "x")
+    norm = graph.train().get_submodule("bn")
+    assert not norm.training
+    assert not norm.weight.requires_grad
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_files_are_read(tmp_path, suffix):
+    model = shaken(dense())
+    path = str(tmp_path / f"model{suffix}")
+    model.save(path)
+    source = load_model(path)
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(source.make().eval()(x), model(x, training=False).detach().cpu(), atol=1e-5, rtol=1e-4)
+    assert source.where.file == path
+
+
+def test_a_live_model_is_left_alone():
+    model = dense()
+    before = [weight.numpy().copy() for weight in model.weights]
+    made = source_of(model).make()
+    made.train()(torch.randn(8, 8))
+    assert all((old == new.numpy()).all() for old, new in zip(before, model.weights, strict=True))
+
+
+def test_a_file_with_code_is_refused_until_trusted(tmp_path):
+    path = str(tmp_path / "model.keras")
+    stack((4,), L.Lambda(lambda x: x * 2, name="twice")).save(path)
+    with pytest.raises(NndiagError, match="Lambda layer 'twice'") as refused:
+        load_model(path)
+    assert "--trust" in refused.value.hint
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(load_model(path, trust=True).make()(x), x * 2)
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    path = tmp_path / "model.keras"
+    dense().save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(NndiagError, match="damaged"):
+        load_model(str(path))
+    path.write_bytes(bytes(value ^ 0xFF if index == len(data) // 2 else value for index, value in enumerate(data)))
+    with pytest.raises(NndiagError):
+        load_model(str(path))
+
+
+def test_a_zip_file_of_something_else_is_refused(tmp_path):
+    path = tmp_path / "model.keras"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "hello")
+    with pytest.raises(NndiagError, match=r"config\.json"):
+        load_model(str(path))
+
+
+def test_weights_alone_are_refused(tmp_path):
+    path = str(tmp_path / "model.weights.h5")
+    dense().save_weights(path)
+    with pytest.raises(NndiagError, match="weights without a model"):
+        load_model(path)
+
+
+def test_a_layer_without_counterpart_is_named():
+    model = stack((5, 3), L.LSTM(4, recurrent_dropout=0.5, name="odd"))
+    with pytest.raises(NndiagError, match="'odd' cannot be translated: LSTM with recurrent_dropout"):
+        translated(model, "x")
+
+
+def test_a_model_without_shape_is_refused():
+    with pytest.raises(NndiagError, match="no input shape"):
+        translated(keras.Sequential([L.Dense(3)]), "x")
