@@ -322,3 +322,54 @@ def test_a_bare_parameter_is_named_itself():
             return torch.tanh(x @ self.hidden) @ self.out
 
     assert said(ask(Bare)) == [("SYM201", "hidden")]
+
+
+def test_units_switched_off_by_a_collapsed_layer_before_them_are_no_finding_of_their_own():
+    def build():
+        net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+        return first(net, 0.1)
+
+    report = ask(build)
+    assert said(report) == []
+    assert "SYM101" in {skip.code for skip in report.skipped}
+
+
+def test_units_under_a_large_negative_bias_are_found_at_their_layer():
+    def build():
+        net = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+        nn.init.constant_(net[0].bias, -10.0)
+        return net
+
+    assert ("SYM101", "0") in said(ask(build))
+    assert not {place for _code, place in said(ask(build))} & {"2", "3"}
+
+
+def test_a_bias_shared_by_two_layers_is_read_once():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.left, self.right = nn.Linear(20, 16), nn.Linear(16, 10), nn.Linear(16, 10)
+            self.right.bias = self.left.bias
+
+        def forward(self, x):
+            hidden = torch.tanh(self.hidden(x))
+            return self.left(hidden) + self.right(hidden)
+
+    assert said(ask(Tied)) == []
+
+
+def test_the_width_in_the_end_and_the_unit_correlation_are_shown():
+    report = ask(lambda: fill(mlp(), 0.01), steps=20)
+    assert numbers(report, "effective_width_end")["0"] == 1
+    heat = next(item for item in report.series if item.kind == "heat")
+    assert len(heat.y) == 16 * 16
+    assert min(heat.y) == pytest.approx(1.0)
+    ranks = next(table for table in report.tables if "stable rank" in table.columns)
+    assert ranks.rows[0][:3] == ("0", 16, 1.0)
+    assert ranks.rows[0][4] == 15
+
+
+def test_the_theory_beside_the_gain_is_fan_in_times_the_weights_second_moment():
+    report = ask(lambda: first(mlp(), 0.5))
+    table = next(table for table in report.tables if "theory" in table.columns)
+    assert dict(zip(table.columns, table.rows[0], strict=True))["theory"] == pytest.approx(20 * 0.5**2)

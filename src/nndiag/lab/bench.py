@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -13,21 +14,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from nndiag.core.errors import NndiagError, UsageError
+from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
 from nndiag.lab.bench_parts import PlainAdam, RandomTargets
 from nndiag.lab.borrow import seeded
-from nndiag.lab.forward import call, mapped, unwrapped
+from nndiag.lab.forward import batch_rows, call, take
 from nndiag.lab.objective import own_loss, resolve_objective
 from nndiag.lab.optimizers import make_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from nndiag.core.subject import ModelSource, Training
+    from nndiag.core.subject import Training
     from nndiag.lab.objective import Objective
 
-FLOAT64_LIMIT = 60_000_000  # parameters: above, the copy keeps its own precision to bound memory
 ONE_THREAD = 1_000_000  # numbers: below, handing work to a second thread costs more than it saves
 DEFAULT_LR = 1e-3
 
@@ -85,6 +85,7 @@ class Bench:
     dtype: torch.dtype
     start: dict[str, Tensor]
     frozen_norms: frozenset[str]
+    seconds: float = 0.0  # of one forward and backward
     quiet_mode: str = "eval"  # how dropout is switched off: evaluation mode, or training mode without dropout modules
 
     @property
@@ -95,6 +96,7 @@ class Bench:
     def probe(self) -> bool:
         """Run once forward and backward; return whether every output and gradient is finite."""
         with self._set_up(dropout=False), seeded(self.seed):
+            begun = time.monotonic()
             try:
                 output = call(self.model, self.batches[0].inputs)
                 loss = RandomTargets(self.seed)(output)
@@ -106,7 +108,15 @@ class Bench:
                     for item in [loss.detach(), *(g.coalesce().values() if g.is_sparse else g for g in grads)]
                 )
             finally:
+                self.seconds = time.monotonic() - begun
                 self.restore()
+
+    def shorten(self, seconds: float, least: int) -> None:
+        """Take fewer rows per step where one step costs more than this; never fewer than `least`."""
+        if self.seconds <= seconds:
+            return
+        rows = max(least, int(batch_rows(self.batches[0]) * seconds / self.seconds))
+        self.batches = [take(batch, rows) for batch in self.batches]
 
     def choose_loss(self) -> None:
         """Take the user's loss, or infer it; where there are no targets, say so."""
@@ -129,7 +139,7 @@ class Bench:
     def restore(self) -> None:
         """Put weights and buffers back to the start."""
         with torch.no_grad():
-            for name, item in _state(self.model).items():
+            for name, item in state_of(self.model).items():
                 item.copy_(self.start[name])
         for item in self.model.parameters():
             item.grad = None
@@ -240,97 +250,12 @@ def set_mode(model: nn.Module, frozen: frozenset[str], *, dropout: bool, quiet_m
             module.dropout = 0.0
 
 
-def build_bench(  # noqa: PLR0913 - what is run, on what, how
-    source: ModelSource, batches: Sequence[Batch], training: Training, *, seed: int, device: str, exact: bool = True
-) -> Bench:
-    """Make the private copy, in float64 where the model runs in it.
-
-    Args:
-        source: Gives a fresh model.
-        batches: What it is trained on, over and over.
-        training: Loss and optimizer.
-        seed: Of everything random.
-        device: Where it runs.
-        exact: Try float64; otherwise the model's own precision.
-
-    Raises:
-        NndiagError: When the model cannot run on the batches at all.
-    """
-    choices = [(torch.float64, "eval"), (None, "eval"), (None, "train")] if exact else [(None, "eval"), (None, "train")]
-    first: NndiagError | None = None
-    unsteady: Bench | None = None
-    for dtype, mode in choices:
-        try:
-            bench, finite = _bench(source, batches, training, seed=seed, device=device, dtype=dtype, mode=mode)
-        except UsageError:
-            raise
-        except (NndiagError, RuntimeError, TypeError) as error:  # hard-coded float32, or in-place tricks of eval mode
-            if dtype is None and first is None:
-                first = (
-                    error
-                    if isinstance(error, NndiagError)
-                    else NndiagError(f"the backward pass failed: {one_line(error)}")
-                )
-            continue
-        if finite:
-            return bench
-        unsteady = unsteady or bench
-    if unsteady is not None:
-        return unsteady
-    raise first or NndiagError("the model cannot be run")
-
-
 def one_line(error: Exception) -> str:
     """The first line of what an exception says."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _bench(  # noqa: PLR0913 - the parts of a bench, all by name
-    source: ModelSource,
-    batches: Sequence[Batch],
-    training: Training,
-    *,
-    seed: int,
-    device: str,
-    dtype: torch.dtype | None,
-    mode: str,
-) -> tuple[Bench, bool]:
-    """Return a bench that has run once forward and backward, and whether all was finite."""
-    model = unwrapped(source.make()).to(device)
-    if dtype is not None and sum(_size(item) for item in model.parameters()) > FLOAT64_LIMIT:
-        dtype = None
-    if dtype is not None:
-        model = model.to(dtype)
-    own = next((item.dtype for item in model.parameters() if item.is_floating_point()), torch.float32)
-    for module in model.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag):
-            module.sparse = False  # dense gradients: every optimizer takes them
-    norms = {name: item for name, item in model.named_modules() if isinstance(item, _BatchNorm | _InstanceNorm)}
-    any_training = any(module.training for module in model.modules())
-    frozen = frozenset(name for name, item in norms.items() if any_training and not item.training)
-
-    def here(item: Tensor) -> Tensor:
-        return item.to(device)
-
-    feed = [Batch(mapped(item.inputs, here), mapped(item.targets, here)) for item in batches]
-    start = {name: item.detach().clone() for name, item in _state(model).items()}
-    bench = Bench(model, feed, None, "", training, seed, own, start, frozen, mode)
-    try:
-        finite = bench.probe()
-    except NndiagError as error:
-        if "more than 1" not in f"{error.message} {error.__cause__}":
-            raise
-        bench.frozen_norms = frozenset(norms)  # a batch too small for its own statistics
-        finite = bench.probe()
-    bench.choose_loss()
-    return bench, finite
-
-
-def _size(item: Tensor) -> int:
-    return 0 if isinstance(item, nn.UninitializedParameter) else item.numel()
-
-
-def _state(model: nn.Module) -> dict[str, Tensor]:
+def state_of(model: nn.Module) -> dict[str, Tensor]:
     """Parameters and buffers by name, each tensor once."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return {

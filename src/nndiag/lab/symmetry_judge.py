@@ -22,6 +22,18 @@ from nndiag.lab.symmetry import (
     twins_of,
 )
 from nndiag.lab.symmetry_dead import redraw
+from nndiag.lab.symmetry_verdict import (
+    DEAD,
+    DROPOUT,
+    HEAD,
+    LABELS,
+    OUTGOING,
+    PATIENT,
+    POSITION,
+    ROUNDING,
+    STUCK,
+    Verdict,
+)
 from nndiag.lab.units import unit_views
 from nndiag.lab.units_use import uses_of
 
@@ -39,36 +51,6 @@ NOISE_STEPS = 10  # with a constant head the first step under dropout has no hid
 ROUNDING_STEPS = 100
 ROUNDING_GAP = 1e-3  # of the displacement, in the model's own precision
 ROUNDING_RATIO = 10.0  # by which the gap shrinks in float64 when only rounding drives it
-
-STUCK, ROUNDING, DROPOUT, DEAD = "stuck", "rounding only", "dropout only", "no gradient"
-LABELS, OUTGOING, POSITION, HEAD = "labels", "outgoing weights", "position", "random head"
-PATIENT = (STUCK, ROUNDING, DROPOUT)  # verdicts that are findings
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What became of one layer's groups."""
-
-    twins: Twins
-    kind: str
-    rest: Twins | None  # what is still together
-    steps: int
-    healed: int | None = None  # distinct units after the same steps from a fresh draw of this layer
-    helps: tuple[str, ...] = ()  # what else would break the tie, tried
-    gaps: tuple[float, float] | None = None  # in the model's precision, in float64 at the same step
-    gap_step: int = 0
-    dtype: str = ""
-    curve: tuple[tuple[int, int], ...] = ()  # (step, distinct units)
-
-    @property
-    def view(self) -> UnitView:
-        """The layer."""
-        return self.twins.view
-
-    @property
-    def width_after(self) -> int:
-        """Distinct units after the steps."""
-        return self.rest.width if self.rest is not None else self.view.units
 
 
 @dataclass(slots=True)
@@ -141,11 +123,12 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
         rest = _beyond_labels(bench, groups, rest, trial.steps, tolerance)
     stuck = [item for item in groups if rest[id(item)] is not None]
     noisy = _apart_under_noise(bench, stuck, rest, tolerance) if stuck and time_left() else set()
+    otherwise = _Counterfactuals(bench, trial.steps, tuple(head))
     for item in groups:
         left = rest[id(item)]
         if left is None:
             result.verdicts.append(
-                Verdict(item, _breaker(bench, item, trial, tolerance, head, time_left), None, trial.steps)
+                Verdict(item, _breaker(otherwise, item, trial, tolerance, time_left), None, trial.steps)
             )
         else:
             kind = DROPOUT if id(item) in noisy else STUCK
@@ -193,20 +176,43 @@ def _apart_under_noise(
     return apart
 
 
-def _breaker(  # noqa: PLR0913, PLR0917 - one experiment, its parts
-    bench: Bench, item: Twins, trial: Trial, tolerance: float, head: Sequence[str], time_left: Callable[[], bool]
-) -> str:
+@dataclass(slots=True)
+class _Counterfactuals:
+    """The runs that take one breaker away, each made once for all layers and only when asked for."""
+
+    bench: Bench
+    steps: int
+    head: tuple[str, ...]
+    _without_labels: Trial | None = None
+    _flat_head: Trial | None = None
+
+    def without_labels(self) -> Trial:
+        """Every output is asked for the same."""
+        if self._without_labels is None:
+            self._without_labels = self.bench.run(self.steps, alike)
+        return self._without_labels
+
+    def flat_head(self) -> Trial:
+        """The output layer treats all its inputs alike."""
+        if self._flat_head is None:
+            self._flat_head = self.bench.run(self.steps, alter=lambda model: _flatten(model, self.head))
+        return self._flat_head
+
+
+def _breaker(runs: _Counterfactuals, item: Twins, trial: Trial, tolerance: float, time_left: Callable[[], bool]) -> str:
     """What told the units apart: found by taking it away."""
     if still_together(Twins(item.view, item.groups), trial, tolerance) is None and not _pulled(item, trial):
         return DEAD
     if not time_left():
         return OUTGOING
-    if still_together(item, bench.run(trial.steps, alike), tolerance) is not None:
+    if still_together(item, runs.without_labels(), tolerance) is not None:
         return LABELS
-    if head and not set(head) & set(item.view.weights):
-        flat = bench.run(trial.steps, alter=lambda model: _flatten(model, head))
-        if still_together(item, flat, tolerance) is not None:
-            return HEAD
+    if (
+        runs.head
+        and not set(runs.head) & set(item.view.weights)
+        and still_together(item, runs.flat_head(), tolerance) is not None
+    ):
+        return HEAD
     across = item.view.classes is not None or item.view.kind in {"attention", "embedding"}
     return POSITION if across else OUTGOING
 

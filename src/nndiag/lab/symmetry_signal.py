@@ -14,7 +14,7 @@ from nndiag.lab.bench import set_mode
 from nndiag.lab.bench_parts import RandomTargets
 from nndiag.lab.roles import ACTIVATION, AFFINE, ATTENTION, NORMALISER, RECURRENT
 from nndiag.lab.sites import trace
-from nndiag.science.signal import between_share, mean_cosine
+from nndiag.science.signal import between_share, mean_cosine, participation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +44,8 @@ class Site:
     share: float = math.nan  # between-input share of what it makes
     cosine: float = math.nan
     read_share: float = math.nan  # of what it reads
+    read_width: int = 0  # features that it reads
+    directions: float = math.nan  # along which what it reads varies: participation ratio of its variance
     backward: float = math.nan  # mean square gradient that arrives at its output, summed over the output
     units: int = 0
     dead: int = 0  # units zero for every input
@@ -90,7 +92,10 @@ class _Listener:
             flat = _sketch(result)
             site.share, site.cosine = between_share(flat), mean_cosine(flat)
         if source.dim() >= 2 and source.shape[0] == self.samples:
-            site.read_share = between_share(_sketch(source))
+            sketch = _sketch(source)
+            site.read_share, site.read_width = between_share(sketch), sketch.shape[1]
+            if call.role == AFFINE:
+                site.directions = participation(sketch)
         if call.role == ACTIVATION and call.op in CUTS:
             _count_dead(site, result, self.samples)
         if result.requires_grad:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Training
 
 _SECONDS = 20.0  # for all attempts together
+_ENOUGH = 3  # different kinds of inputs that all end alike before the forward itself is blamed
 _LARGE = 50_000_000  # parameters beyond which batches are small
 # Errors that wrong inputs cause; others are the forward's own.
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError, OverflowError)
@@ -56,6 +57,7 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
     tried: list[str] = []
     last: NndiagError | None = None
     own: NndiagError | None = None
+    said_so: set[str] = set()
     for guess in guesses(model):
         if time.monotonic() > deadline:
             break
@@ -64,6 +66,7 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
             output = _try(model, guess, 4)
         except NndiagError as error:
             last = last or error
+            said_so.add(error.message)
             if not isinstance(error.__cause__, (*_MISFITS, type(None))):
                 own = own or error
             continue
@@ -71,10 +74,22 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
         return Invented(_source(guess, aims, rows, seed, labels=takes(model, "labels")))
     if own is not None:
         raise own
+    if last is not None and len(said_so) == 1 and len(tried) >= _ENOUGH and _raised_by_user(last.__cause__):
+        raise last
     if last is None:
         return Invented(None, "no inputs could be invented for this model: give DATA")
     said = f"{len(tried)} kinds of inputs were tried ({tried[0]} …): {last.message}"
     return Invented(None, f"no inputs could be invented, give DATA; {said}")
+
+
+def _raised_by_user(error: BaseException | None) -> bool:
+    """Whether a `raise` of the user's own code ended the forward; an installed library's asks for other inputs."""
+    import traceback
+
+    if error is None or isinstance(error, AssertionError):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "site-packages" not in frames[-1].filename and "raise" in (frames[-1].line or "").split()
 
 
 def _lazy(item: Any) -> bool:

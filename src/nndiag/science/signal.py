@@ -72,6 +72,20 @@ def between_share(samples: NDArray[np.floating]) -> float:
     return float(np.var(wide, axis=0).sum()) / total
 
 
+def participation(samples: NDArray[np.floating]) -> float:
+    """Number of directions in which samples differ: (sum l)^2 / sum l^2 over the variances l; 0 where none differs.
+
+    Example:
+        >>> participation(np.array([[0.0, 0.0], [1.0, 2.0], [2.0, 4.0]]))
+        1.0
+    """
+    wide = np.asarray(samples, dtype=np.float64)
+    centred = wide - wide.mean(axis=0)
+    gram = centred @ centred.T if len(wide) <= wide.shape[1] else centred.T @ centred
+    square = float(np.einsum("ij,ij->", gram, gram))
+    return float(np.trace(gram) ** 2 / square) if square > 0 else 0.0
+
+
 def mean_cosine(samples: NDArray[np.floating]) -> float:
     """Mean cosine over all pairs of different inputs; NaN where it is not defined.
 

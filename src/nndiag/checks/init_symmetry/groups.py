@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip, Where
+from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Where
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.symmetry import Mirror, Twins
-    from nndiag.lab.symmetry_judge import Verdict
+    from nndiag.lab.symmetry_verdict import Verdict
     from nndiag.lab.units import UnitView
 
 CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
@@ -181,13 +181,3 @@ def _numbers(verdicts: list[Verdict]) -> Iterator[Observation]:
         yield Measurement("effective_width_steps", item.width_after, "units", label)
         if item.healed is not None:
             yield Measurement("effective_width_fixed", item.healed, "units", label)
-            yield Series(
-                name=f"effective width {label}",
-                x=[0, item.steps],
-                y=[float(item.twins.width), float(item.width_after)],
-                unit="distinct units",
-                x_unit="steps",
-                group="effective width",
-                kind="step",
-                threshold=float(item.view.units),
-            )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nndiag.checks.init_symmetry import dead, groups, signals, static, tables
+from nndiag.checks.init_symmetry import dead, details, groups, signals, static, tables
 from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.core.findings import Evidence, Fact, Judged, Skip, Step
 from nndiag.core.rules import found
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 BATCHES = 4
 ROWS = 32  # per step, unless the user's batches are given
+LEAST_ROWS = 8  # of a step that is shortened to fit the budget
+STEPS_TO_COME = 80  # forward and backward passes of a usual examination
 HEAVY = 400_000_000  # parameters that are not trained here: the copies would not fit beside the model
 RESERVE = 1.0  # seconds kept for the report
 DYNAMIC = ("SYM201", "SYM202", "SYM203", "SYM204")
@@ -93,19 +96,24 @@ def examine_model(check: InitSymmetry, subject: Subject) -> Iterator[Observation
         why = "--no-train" if run.train is False else "not selected"
         yield from (Skip(code, why) for code in DYNAMIC if run.wants(code))
     yield from static.examine(scene)
+    yield from details.examine(scene)
     yield from tables.report(scene)
 
 
 def _bench(check: InitSymmetry, subject: Subject) -> Bench:
-    from nndiag.lab.bench import build_bench
+    from nndiag.lab.bench_build import build_bench
 
     if subject.data is None or subject.model is None:
         raise NndiagError(
             "there are no inputs to run the model on", hint="give DATA, or --data synthetic:normal,shape=…"
         )
-    return build_bench(
+    bench = build_bench(
         subject.model, _batches(check, subject), subject.training, seed=subject.run.seed, device=subject.run.device
     )
+    if subject.training.batch_size is None:
+        with contextlib.suppress(NndiagError):  # inputs without rows stay as they are
+            bench.shorten(subject.run.seconds_left / STEPS_TO_COME, LEAST_ROWS)
+    return bench
 
 
 def _batches(check: InitSymmetry, subject: Subject, most: int = BATCHES, samples: int = 0) -> list[Batch]:
@@ -212,7 +220,7 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
 
 def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
     """A second private copy, in the precision that the user trains in."""
-    from nndiag.lab.bench import build_bench
+    from nndiag.lab.bench_build import build_bench
 
     subject = scene.subject
     assert subject.model is not None

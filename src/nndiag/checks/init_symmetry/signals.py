@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from nndiag.checks.init_symmetry import silent
 from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip, Table
 from nndiag.core.rules import found
-from nndiag.science.signal import share_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 CODES = ("SYM101", "SYM102", "SYM103")
 FEW = 8  # inputs below which nothing is said about "every input"
-SEEN = 32  # inputs times positions that a dead unit was silent on
 KEPT = 0.01  # share between inputs that the chain must have had before it is called lost
 THROUGH = ("shape", "dropout", "pool", "activation", "normaliser")
 MOST_ENTRIES = 4_000_000  # of one watched forward
@@ -48,7 +47,7 @@ def examine(scene: Scene) -> Iterator[Observation]:
     chains = chains_of(seen)
     forgotten = yield from _forgotten(scene, seen, chains)
     yield from _scale(scene, seen, chains, forgotten)
-    yield from _dead(scene, seen)
+    yield from silent.examine(scene, seen)
     yield from _plots(seen)
 
 
@@ -210,60 +209,6 @@ def _ratio(top: float, bottom: float) -> float:
     return top / bottom
 
 
-def _dead(scene: Scene, seen: Signals) -> Iterator[Observation]:
-    """Units that are zero for every input, where more are so than are never zero."""
-    cuts = [site for site in seen.of_role("activation") if site.units]
-    if not cuts:
-        yield Skip("SYM101", "no activation here has a range where it is zero")
-        return
-    enough = [site for site in cuts if site.seen >= SEEN]
-    if not enough:
-        yield Skip("SYM101", f"units were seen on fewer than {SEEN} inputs and positions")
-        return
-    limit = scene.check.max_dead_share
-    for position, site in enumerate(enough):
-        if not site.dead or site.share < scene.check.min_input_share:
-            continue  # what no longer depends on the input is on or off for all of them: SYM103
-        pruned = _zero_rows(scene, seen, site)
-        dead = site.dead - pruned
-        excess = dead if position == 0 else dead - site.always
-        low, high = share_interval(max(excess, 0), site.units)
-        if low <= limit * 0.75 or excess / site.units <= limit:
-            continue
-        finding = found(
-            "SYM101",
-            f'{dead} of {site.units} units behind "{site.name}" are zero for every input ({dead / site.units:.0%})',
-            where=site.call.place,
-            evidence=Evidence(
-                value=dead / site.units,
-                unit="share of units",
-                interval=(low, high),
-                threshold=limit,
-                n={"samples": seen.samples, "positions": site.seen, "units": site.units},
-                seed=scene.subject.run.seed,
-                detail=f"{site.always} units are never zero; units whose weights are zero are not counted",
-            ),
-            means="a unit that is off for every input gets no gradient and stays off",
-            fix="start biases at 0, centre the inputs (nndiag check-normalization), or use LeakyReLU or GELU; "
-            "Keras: bias_initializer='zeros'",
-        )
-        scene.findings.append(finding)
-        yield finding
-    yield Judged("SYM101")
-
-
-def _zero_rows(scene: Scene, seen: Signals, site: Site) -> int:
-    """How many of the dead units were put to zero on purpose: their weights are zero throughout."""
-    flow = seen.flow
-    sources = flow.before(site.call, through=("shape", "dropout", "pool", "normaliser")) if flow else ()
-    for source in sources:
-        view = next((item for item in scene.views if item.module == source.name and item.units == site.units), None)
-        if source.kind == "module" and view is not None:
-            rows = view.rows(scene.bench.start)
-            return sum(1 for unit in site.quiet if not rows[unit].any())
-    return 0
-
-
 def _plots(seen: Signals) -> Iterator[Observation]:
     """The gain of each layer, forward and backward, and what is left of the input."""
     layers = seen.of_role("affine", "recurrent")
@@ -272,10 +217,12 @@ def _plots(seen: Signals) -> Iterator[Observation]:
     rows = []
     for site in layers[:60]:
         gain = site.outgoing / site.incoming if site.incoming > 0 else math.nan
-        rows.append((site.name, _short(gain), _short(site.outgoing), _short(site.backward), _short(site.share)))
+        rows.append(
+            (site.name, _short(gain), _theory(site), _short(site.outgoing), _short(site.backward), _short(site.share))
+        )
     yield Table(
-        "signal at the start",
-        ("layer", "gain", "second moment", "gradient", "input share"),
+        "signal at the start; theory is fan-in x E w^2: He asks for 2 between ReLUs, Glorot for about 1",
+        ("layer", "gain", "theory", "second moment", "gradient", "input share"),
         rows,
     )
     x = list(range(len(layers)))
@@ -290,6 +237,21 @@ def _plots(seen: Signals) -> Iterator[Observation]:
     last = layers[-1]
     if math.isfinite(last.read_share):
         yield Measurement("input_share_last_layer", last.read_share, "share", last.name)
+
+
+def _theory(site: Site) -> float | None:
+    """The gain in second moment that independent inputs would see: fan-in times the weights' second moment."""
+    import torch
+
+    module = site.call.module
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor) or weight.dim() < 2 or site.role != "affine":
+        return None
+    kind = type(module).__name__
+    if "Transpose" in kind or "Embedding" in kind:
+        return None
+    fan_in = weight.shape[0] if kind == "Conv1D" else weight[0].numel()
+    return _short(fan_in * float(weight.detach().double().square().mean()))
 
 
 def _short(value: float) -> float | None:

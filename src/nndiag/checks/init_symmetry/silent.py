@@ -1,0 +1,111 @@
+"""Units that are zero for every input at the start, and the layer that makes them so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from nndiag.core.findings import Evidence, Judged, Skip
+from nndiag.core.rules import found
+from nndiag.science.signal import share_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nndiag.checks.init_symmetry.live import Scene
+    from nndiag.core.findings import Observation, Where
+    from nndiag.lab.symmetry_signal import Signals, Site
+
+SEEN = 32  # inputs times positions that a dead unit was silent on
+MANY = 4  # features of which one direction is a collapse
+ONE = 1.01  # participation ratio of what varies along one direction
+
+
+def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
+    """Units that are zero for every input, where more are so than are never zero."""
+    cuts = [site for site in seen.of_role("activation") if site.units]
+    if not cuts:
+        yield Skip("SYM101", "no activation here has a range where it is zero")
+        return
+    enough = [site for site in cuts if site.seen >= SEEN]
+    if not enough:
+        yield Skip("SYM101", f"units were seen on fewer than {SEEN} inputs and positions")
+        return
+    limit = scene.check.max_dead_share
+    for position, site in enumerate(enough):
+        if not site.dead or site.share < scene.check.min_input_share:
+            continue  # what no longer depends on the input is on or off for all of them: SYM103
+        if _silenced(seen, site):
+            continue  # by a layer before it, which has its own finding
+        pruned = _zero_rows(scene, seen, site)
+        dead = site.dead - pruned
+        excess = dead if position == 0 else dead - site.always
+        low, high = share_interval(max(excess, 0), site.units)
+        if low <= limit * 0.75 or excess / site.units <= limit:
+            continue
+        if dead < site.units and _collapsed(seen, site):
+            yield Skip("SYM101", "what the layer reads varies in one direction: an earlier layer decides", site.name)
+            continue
+        finding = found(
+            "SYM101",
+            f'{dead} of {site.units} units behind "{site.name}" are zero for every input ({dead / site.units:.0%})',
+            where=_origin(seen, site),
+            evidence=Evidence(
+                value=dead / site.units,
+                unit="share of units",
+                interval=(low, high),
+                threshold=limit,
+                n={"samples": seen.samples, "positions": site.seen, "units": site.units},
+                seed=scene.subject.run.seed,
+                detail=f"{site.always} units are never zero; units whose weights are zero are not counted",
+            ),
+            means="a unit that is off for every input gets no gradient and stays off",
+            fix="start biases at 0, centre the inputs (nndiag check-normalization), or use LeakyReLU or GELU; "
+            "Keras: bias_initializer='zeros'",
+        )
+        scene.findings.append(finding)
+        yield finding
+    yield Judged("SYM101")
+
+
+def _source(seen: Signals, site: Site) -> Site | None:
+    """The weighted layer in front of an activation, where it is the only one."""
+    flow = seen.flow
+    calls = flow.before(site.call, through=("shape", "dropout", "pool", "normaliser")) if flow else ()
+    known = {item.call.index: item for item in seen.of_role("affine")}
+    return known.get(calls[0].index) if len(calls) == 1 else None
+
+
+def _origin(seen: Signals, site: Site) -> Where:
+    """The weighted layer whose units are cut, where it is known; the activation is its reader."""
+    source = _source(seen, site)
+    return site.call.place if source is None else replace(source.call.place, next=site.name)
+
+
+def _silenced(seen: Signals, site: Site) -> bool:
+    """Whether the layer in front reads nothing but zeros."""
+    source = _source(seen, site)
+    return source is not None and source.incoming == 0
+
+
+def _collapsed(seen: Signals, site: Site) -> bool:
+    """Whether the layer in front reads one direction only, though the model's inputs have more.
+
+    Half of its units are then off on one side by their sign alone, until the layers before have come apart.
+    """
+    source, first = _source(seen, site), next(iter(seen.of_role("affine")), None)
+    if source is None or first is None or source is first or source.read_width < MANY:
+        return False
+    return source.directions < ONE < first.directions
+
+
+def _zero_rows(scene: Scene, seen: Signals, site: Site) -> int:
+    """How many of the dead units were put to zero on purpose: their weights are zero throughout."""
+    flow = seen.flow
+    sources = flow.before(site.call, through=("shape", "dropout", "pool", "normaliser")) if flow else ()
+    for source in sources:
+        view = next((item for item in scene.views if item.module == source.name and item.units == site.units), None)
+        if source.kind == "module" and view is not None:
+            rows = view.rows(scene.bench.start)
+            return sum(1 for unit in site.quiet if not rows[unit].any())
+    return 0
