@@ -12,7 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from nndiag.core.errors import NndiagError
 from nndiag.lab.borrow import seeded
 from nndiag.lab.dropout_graph import Chance, Seen
-from nndiag.lab.dropout_player import Player, Script
+from nndiag.lab.dropout_player import Player
+from nndiag.lab.dropout_script import Script
 from nndiag.lab.forward import batch_rows, call, tensors_in, unwrapped
 
 if TYPE_CHECKING:
@@ -92,7 +93,9 @@ class Bench:
         if not first.film.foreign:
             return first
         other = self._played(Script(places=False), training=training, seed=seed + 1, hold=hold)
-        pairs = zip(first.film.foreign, other.film.foreign, strict=False)
+        if len(first.film.foreign) != len(other.film.foreign):
+            return first  # chance decides which layers run: nothing is known about any one of them
+        pairs = zip(first.film.foreign, other.film.foreign, strict=True)
         self._drawn[training] = frozenset(order for order, (a, b) in enumerate(pairs) if a != b)
         return self.play(script, training=training, seed=seed, hold=hold) if self._drawn[training] else first
 

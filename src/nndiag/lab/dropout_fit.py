@@ -11,8 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from nndiag.lab.borrow import seeded
+from nndiag.lab.dropout_meeting import bare
 from nndiag.lab.dropout_ops import dial_of, is_dropout, with_rate
-from nndiag.lab.dropout_player import bare
 from nndiag.lab.objective import loss_of, resolve_objective, with_labels
 from nndiag.lab.optimizers import make_optimizer
 from nndiag.lab.training import micro_train

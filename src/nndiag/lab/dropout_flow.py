@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from nndiag.lab.dropout_measure import SiteLab, add, channel_variance, sampled, standard_error
 from nndiag.lab.dropout_ops import FUSED
-from nndiag.lab.dropout_player import Script, Watch
+from nndiag.lab.dropout_script import Script, Watch
 from nndiag.science.rescale_shift import collapse_probability, variance_ratio
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from torch import Tensor
 from nndiag.lab.dropout_closed import Sums, activation_of, sums_at
 from nndiag.lab.dropout_graph import Film, Key, Span, Step, slot_of
 from nndiag.lab.dropout_ops import ALPHA, CHANNEL
-from nndiag.lab.dropout_player import Script, Watch
+from nndiag.lab.dropout_script import Script, Watch
 from nndiag.lab.forward import tensors_in
 from nndiag.science.activation_moments import Activation
 

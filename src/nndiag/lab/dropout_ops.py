@@ -57,8 +57,13 @@ SOURCES = frozenset(
     ]
 )
 RANDOM_FUNCTIONS = frozenset({"rrelu", "gumbel_softmax", "fractional_max_pool2d", "fractional_max_pool3d"})
+# What asks a tensor for its form or its storage, and computes nothing.
+PLUMBING = frozenset({
+    "size", "stride", "numel", "nelement", "is_contiguous", "is_floating_point", "is_complex", "item", "tolist",
+    "get_device", "element_size", "data_ptr", "storage_offset", "ndimension", "untyped_storage", "storage",
+    "numpy", "set_grad_enabled", "is_same_size", "equal", "allclose",
+})  # fmt: skip
 FROM_OUTSIDE = frozenset({"tensor", "as_tensor", "asarray", "from_numpy"})
-FOREIGN = "a generator outside torch"
 SHAPE_ONLY = frozenset(
     [
         "zeros_like",
@@ -81,13 +86,6 @@ SHAPE_ONLY = frozenset(
         "size",
         "dim",
     ]
-)
-
-
-# What turns random numbers into a choice of places: no mask of independent draws any more.
-_SELECTING = frozenset(
-    "argsort sort msort topk kthvalue gather scatter index_select take take_along_dim cumsum argmax argmin one_hot max min "  # noqa: E501, SIM905 - one sentence
-    "searchsorted bucketize unique nonzero randperm softmax sum mean".split()
 )
 
 
@@ -114,15 +112,15 @@ def dial_of(op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Dial |
     """Read p and the training flag from the arguments of a call; None for anything but dropout."""
     if op in _DROPOUTS:
         at_p, at_flag, p, on = _DROPOUTS[op]
-        p = _argument(args, kwargs, at_p, "p", p)
-        on = _argument(args, kwargs, at_flag, "train" if "train" in kwargs else "training", on)
+        p = argument(args, kwargs, at_p, "p", p)
+        on = argument(args, kwargs, at_flag, "train" if "train" in kwargs else "training", on)
         return Dial(_number(p), bool(on), CHANNEL if op in _CHANNELS else ELEMENT)
     if op == "scaled_dot_product_attention":
-        p = _number(_argument(args, kwargs, 4, "dropout_p", 0.0))
+        p = _number(argument(args, kwargs, 4, "dropout_p", 0.0))
         return Dial(p, p > 0, ELEMENT)
     if op == "multi_head_attention_forward":
-        p = _number(_argument(args, kwargs, 10, "dropout_p", 0.0))
-        return Dial(p, bool(_argument(args, kwargs, 13, "training", True)), ELEMENT)  # noqa: FBT003 - a row of torch's signature
+        p = _number(argument(args, kwargs, 10, "dropout_p", 0.0))
+        return Dial(p, bool(argument(args, kwargs, 13, "training", True)), ELEMENT)  # noqa: FBT003 - a row of torch's signature
     if op in RECURRENT and len(args) >= 8:
         at = _recurrent_rate(args)
         return Dial(_number(args[at]), bool(args[at + 1]), ELEMENT) if at else None
@@ -153,7 +151,8 @@ def with_rate(
     return args, given
 
 
-def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], at: int, name: str, default: Any) -> Any:
+def argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], at: int, name: str, default: Any) -> Any:
+    """An argument of a call, by name or by position."""
     if name in kwargs:
         return kwargs[name]
     return args[at] if at < len(args) else default
@@ -161,75 +160,6 @@ def _argument(args: tuple[Any, ...], kwargs: Mapping[str, Any], at: int, name: s
 
 def _number(value: Any) -> float:
     return float(value) if value is not None else 0.0
-
-
-@dataclass(frozen=True)
-class Luck:
-    """What is known of a random tensor that depends on no data: the start of a hand-written mask."""
-
-    source: str  # the function it came from
-    rate: float | None = None  # probability of a nonzero, for zero-or-something tensors
-    shift: float | None = None  # for uniform tensors: what was added to U(0, 1)
-    plain: bool = True  # element by element: nothing was sorted, gathered or counted
-
-    def after(self, op: str, others: list[Any], *, swapped: bool) -> Luck:
-        """Follow it through one more operation with plain numbers."""
-        if op in _SELECTING:
-            return Luck(self.source, plain=False)
-        if not self.plain:
-            return self
-        number = next((float(o) for o in others if isinstance(o, int | float) and not isinstance(o, bool)), None)
-        if self.shift is not None:
-            return self._uniform(op, number, swapped=swapped)
-        if self.rate is not None and op in {"bitwise_not", "logical_not", "invert", "rsub", "sub"}:
-            flips = op not in {"rsub", "sub"} or (number == 1 and swapped)
-            return Luck(self.source, 1 - self.rate if flips else None)
-        if op in {"eq", "ne"} and self.rate is not None and number == 0:
-            return Luck(self.source, 1 - self.rate if op == "eq" else self.rate)
-        keeps = op in {
-            "to", "float", "double", "half", "bool", "type", "type_as", "bfloat16", "div", "mul", "expand", "expand_as",
-            "view", "reshape", "unsqueeze", "squeeze", "clone", "detach", "contiguous", "broadcast_to", "transpose", "ne",  # noqa: E501 - one sentence
-            "gt", "permute", "getitem", "requires_grad_", "t", "T", "mT", "data", "repeat", "cuda", "int", "long", "byte",  # noqa: E501 - one sentence
-        }  # fmt: skip
-        return self if keeps else Luck(self.source)
-
-    def _uniform(self, op: str, number: float | None, *, swapped: bool) -> Luck:
-        shift = self.shift or 0.0
-        if op in {"lt", "le", "gt", "ge"} and number is not None:
-            below = (op in {"lt", "le"}) != swapped
-            chance = min(1.0, max(0.0, number - shift))
-            return Luck(self.source, chance if below else 1 - chance)
-        if op == "add" and number is not None:
-            return Luck(self.source, shift=shift + number)
-        if op == "floor" and 0 < shift <= 1:
-            return Luck(self.source, rate=shift)
-        if op in {
-            "to",
-            "float",
-            "double",
-            "clone",
-            "detach",
-            "view",
-            "reshape",
-            "unsqueeze",
-            "expand",
-            "expand_as",
-            "half",
-        }:
-            return self
-        return Luck(self.source)
-
-
-def luck_of(op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Luck:
-    """What is known of the output of a random source."""
-    if op == "bernoulli_":
-        value = _argument(args, kwargs, 1, "p", 0.5)
-        return Luck(op, float(value.double().mean()) if isinstance(value, Tensor) else float(value))
-    if op == "bernoulli":
-        given = _argument(args, kwargs, 1, "p", None)
-        return Luck(op, float(given) if isinstance(given, float) else float(args[0].double().mean()))
-    uniform = op in {"rand", "rand_like"} or (op == "uniform_" and len(args) < 2 and not kwargs)
-    return Luck(op, shift=0.0) if uniform else Luck(op, plain=op not in {"randperm", "multinomial"})
 
 
 @dataclass(frozen=True)
@@ -288,13 +218,3 @@ def _unit(mask: Tensor, data: Tensor) -> str:
 def identity_of(x: Tensor) -> Tensor:
     """The same values under a new identity."""
     return x.view_as(x) if x.layout == torch.strided else x.clone()
-
-
-def fingerprint(tensor: Tensor) -> int:
-    """A number that changes with the values of a tensor."""
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        return 0
-    with torch._C.DisableTorchFunction():  # noqa: SLF001 - looking is no computing
-        values = tensor.detach().contiguous().cpu()
-        values = values.double() if values.dtype == torch.bfloat16 else values
-        return hash((tuple(values.shape), values.numpy().tobytes()))

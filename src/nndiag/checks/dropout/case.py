@@ -91,7 +91,7 @@ def investigate(subject: Subject, masks: int) -> Iterator[Observation | Case]:
     """Yield progress, and last the case."""
     from nndiag.core.findings import Step as Progress
     from nndiag.lab.dropout_bench import Bench
-    from nndiag.lab.dropout_player import Script
+    from nndiag.lab.dropout_script import Script
     from nndiag.lab.dropout_sites import Map
     from nndiag.lab.forward import as_tensors, move, take
 
@@ -150,7 +150,7 @@ def fitted(bench: Bench, masks: int) -> Bench:
 
 def refuse_if_empty(case: Case, model: nn.Module) -> None:
     """Say where it was looked when there is no dropout at all."""
-    from nndiag.lab.dropout_player import is_dropout_module
+    from nndiag.lab.dropout_names import is_dropout_module
 
     modules = [m for m in model.modules() if is_dropout_module(m) or getattr(m, "dropout", 0.0) not in (0.0, None)]
     if case.sites or modules or case.verdict.acting:

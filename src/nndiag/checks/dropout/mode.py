@@ -141,7 +141,7 @@ def _inactive_in_training(case: Case) -> Iterator[Observation]:
 
 
 def _is_module(seen: Seen) -> bool:
-    from nndiag.lab.dropout_player import is_dropout_module
+    from nndiag.lab.dropout_names import is_dropout_module
 
     return seen.module is not None and (is_dropout_module(seen.module) or seen.variant in _LAYERS)
 
@@ -187,7 +187,7 @@ def _inert(case: Case) -> Iterator[Observation]:
 
 def never_ran(case: Case) -> list[tuple[str, nn.Module, float]]:
     """Dropout modules that did not run while the module around them did, and whose rate nothing else used."""
-    from nndiag.lab.dropout_player import is_dropout_module
+    from nndiag.lab.dropout_names import is_dropout_module
 
     ran = case.map.film.ran
     modules = dict(case.bench.model.named_modules())
@@ -213,7 +213,7 @@ def never_ran(case: Case) -> list[tuple[str, nn.Module, float]]:
 
 def modules_of_dropout(modules: dict[str, Any]) -> set[str]:
     """Names of the modules that are dropouts themselves."""
-    from nndiag.lab.dropout_player import is_dropout_module
+    from nndiag.lab.dropout_names import is_dropout_module
 
     return {name for name, module in modules.items() if is_dropout_module(module)}
 
