@@ -195,6 +195,21 @@ def sharpness(  # noqa: PLR0913 - what is differentiated, and how long
             return math.nan
 
 
+def shrunk(model: nn.Module, names: Sequence[str], by: float) -> nn.Module:
+    """Return the private model with the named weights divided, so that large inputs leave its units in their range.
+
+    Large inputs saturate a softmax or a sigmoid at the start, and the curvature there is far below that of the basin
+    that training must enter. Dividing the first layer by the inputs' root mean square gives the activations of unit
+    inputs; the curvature along its weights is then the one that counts.
+    """
+    known = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in names:
+            if name in known and known[name].dim() > 1:
+                known[name].div_(by)
+    return model
+
+
 def _power(first: Sequence[Tensor | None], block: Sequence[Tensor], rounds: int) -> float:
     """Power iteration with Hessian-vector products."""
     pairs = [(g, p) for g, p in zip(first, block, strict=True) if g is not None and g.requires_grad]

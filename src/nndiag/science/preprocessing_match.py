@@ -14,7 +14,18 @@ import numpy as np
 
 from nndiag.science.drift import affine_paired
 from nndiag.science.preprocessing import TURNED, recognise
-from nndiag.science.preprocessing_names import COMMON, Change, Summary, between, in_context, pairs, summarise
+from nndiag.science.preprocessing_names import (
+    COMMON,
+    Change,
+    Summary,
+    between,
+    in_context,
+    pairs,
+    part,
+    standardised,
+    summarise,
+    swap_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,44 +101,35 @@ def named(seen: Change, train: Summary, *, images: bool, channels: int) -> Chang
     scale = np.maximum(np.abs(seen.slope) * train.sd[list(seen.order)], 1e-30)
     straight = seen.order == tuple(range(channels))
 
+    level = train.mean[list(seen.order)]
+    fixed = train.sd[list(seen.order)] <= 1e-9 * np.maximum(np.abs(level), 1e-30)  # one value: any slope fits it
+
     def agrees(other: Change) -> bool:
         near = np.abs(seen.slope / other.slope - 1) <= EXACT
-        return bool((near & (np.abs(seen.offset - other.offset) <= EXACT * (scale + np.abs(other.offset)))).all())
+        straight = near & (np.abs(seen.offset - other.offset) <= EXACT * (scale + np.abs(other.offset)))
+        wanted = other.slope * level + other.offset
+        lands = np.abs(seen.slope * level + seen.offset - wanted) <= EXACT * np.maximum(np.abs(wanted), 1e-9)
+        return bool(np.where(fixed, lands, straight).all())
 
     one, zero = np.ones(channels), np.zeros(channels)
     if agrees(replace(seen, slope=one, offset=zero)):
         kind = "identity" if straight else "swap"
-        return replace(seen, name=_swap_name(seen.order) if kind == "swap" else "the same values", kind=kind)
+        return replace(seen, name=swap_name(seen.order) if kind == "swap" else "the same values", kind=kind)
     if not straight:
-        return replace(seen, name=_swap_name(seen.order), kind="swap")
+        return replace(seen, name=swap_name(seen.order), kind="swap")
     candidates: list[Change] = [*_simple(channels)]
     candidates += pairs(channels, train) if images and channels in (1, 3) else ()
     for candidate in candidates:
         if agrees(candidate):
             return replace(candidate, name=in_context(candidate.name, train), exact=True)
-    return replace(seen, name=_described(seen.slope, seen.offset, train))
-
-
-def _swap_name(order: tuple[int, ...]) -> str:
-    """B, G, R against R, G, B, or the channels that changed places."""
-    if order == (2, 1, 0):
-        return "the channels are in reversed order (B, G, R against R, G, B)"
-    moved = [c for c, k in enumerate(order) if c != k]
-    return f"channels {', '.join(map(str, moved[:6]))} come from channels {', '.join(str(order[c]) for c in moved[:6])}"
+    varying = ~fixed if not fixed.all() else fixed
+    return replace(seen, name=_described(seen.slope[varying], seen.offset[varying], part(train, varying)))
 
 
 def _simple(channels: int) -> Iterator[Change]:
     """The maps that treat every channel alike."""
     for slope, offset, name in COMMON:
         yield Change(name, np.full(channels, slope), np.full(channels, offset), tuple(range(channels)))
-
-
-def standardised(one: Summary) -> bool:
-    """Whether every varying channel has mean 0 and sd 1, as a standardiser leaves its own training set."""
-    varying = one.sd > 1e-8
-    return bool(
-        varying.any() and (np.abs(one.mean[varying]) < 0.02).all() and (np.abs(one.sd[varying] - 1) < 0.02).all()
-    )
 
 
 def _described(slope: Array, offset: Array, train: Summary) -> str:  # noqa: PLR0911 - one line for each name
@@ -210,7 +212,7 @@ def _turned(before: Summary, after: Summary) -> Change | None:
         return None
     one, zero = np.ones(3), np.zeros(3)
     kept = Change("", one, zero, (0, 1, 2))
-    turned = Change(_swap_name((2, 1, 0)), one, zero, (2, 1, 0), "swap")
+    turned = Change(swap_name((2, 1, 0)), one, zero, (2, 1, 0), "swap")
     apart, close = _chi_square(kept, before, after), _chi_square(turned, before, after)
     return turned if apart > CLEAR and close < FIT else None
 

@@ -51,6 +51,12 @@ def summarise(rows: Array) -> Summary:
     )
 
 
+def part(whole: Summary, chosen: Array) -> Summary:
+    """The summary of some channels, (channels,) booleans."""
+    fields = (whole.mean, whole.sd, whole.mean_se, whole.log_sd_se, whole.low, whole.high)
+    return Summary(*(values[chosen] for values in fields), whole.rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """serve = slope · train[order] + offset per channel, and what people call that."""
@@ -103,6 +109,22 @@ def pairs(channels: int, train: Summary) -> Iterator[Change]:
         for second in known:
             if second != first:
                 yield between(first, second, channels)
+
+
+def swap_name(order: tuple[int, ...]) -> str:
+    """B, G, R against R, G, B, or the channels that changed places."""
+    if order == (2, 1, 0):
+        return "the channels are in reversed order (B, G, R against R, G, B)"
+    moved = [c for c, k in enumerate(order) if c != k]
+    return f"channels {', '.join(map(str, moved[:6]))} come from channels {', '.join(str(order[c]) for c in moved[:6])}"
+
+
+def standardised(one: Summary) -> bool:
+    """Whether every varying channel has mean 0 and sd 1, as a standardiser leaves its own training set."""
+    varying = one.sd > 1e-8
+    return bool(
+        varying.any() and (np.abs(one.mean[varying]) < 0.02).all() and (np.abs(one.sd[varying] - 1) < 0.02).all()
+    )
 
 
 MISSING = "the division by 255 is missing in serving"

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nndiag.checks.normalization.alone import examine_scale, examine_values
 from nndiag.checks.normalization.bench import prepare, seen_by_first
+from nndiag.checks.normalization.cure import brief_cure, cure_for
 from nndiag.checks.normalization.experiment import examine_training
 from nndiag.checks.normalization.fed import examine_fed
+from nndiag.checks.normalization.inside import examine_inside
 from nndiag.checks.normalization.precision import examine_precision, overflowing_forward
 from nndiag.checks.normalization.serving import PAIR_CODES, examine_pair
 from nndiag.checks.normalization.stale import examine_batchnorm
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Observation
     from nndiag.core.subject import DataSource, Subject
     from nndiag.lab.scale import Seen
+    from nndiag.science.moments_profile import Profile
 
 SCALE_CODES = ("NRM001", "NRM002", "NRM003")
 MODEL_CODES = ("NRM101", "NRM102", "NRM103", "NRM104", "NRM105", "NRM201")
@@ -52,7 +55,7 @@ class CheckNormalization:
         if bench is not None and bench.first is not None and bench.first.kind == "embedding":
             ids = ids or f"'{bench.first.name}' looks them up"
         view = View(seen.inputs, columns=tuple(getattr(subject.data, "columns", ())))
-        told = Told()
+        told = Told(subject, (view.profile, *((seen_by_first(bench, view).profile,) if bench is not None else ())))
         yield from told.through(self._all(subject, seen, view, bench, ids))
         if bench is not None:
             yield from told.through(self._with_model(bench, seen, view, told.codes))
@@ -70,6 +73,7 @@ class CheckNormalization:
                 yield from (Skip(code, "the inputs are invented") for code in SCALE_CODES)
             else:
                 yield from examine_scale(seen_by_first(bench, view) if bench else view)
+                yield from examine_inside(bench) if bench else ()
             yield from examine_precision(seen.inputs, bench.dtype if bench else "")
         yield from normalised_twice(seen, view, ids)
         outputs = (bench.classes or bench.outputs) if bench else None
@@ -118,8 +122,11 @@ class CheckNormalization:
 class Told:
     """What has been said so far. Findings about scale wait until training has shown what the scale does."""
 
-    def __init__(self) -> None:
-        """Begin with nothing said."""
+    def __init__(self, subject: Subject, profiles: tuple[Profile, ...]) -> None:
+        """Begin with nothing said; the cures of these profiles need saying once."""
+        self._run = subject.run
+        self._cures = {cure_for(one): brief_cure(one) for one in profiles}
+        self._said: dict[str, str] = {}  # cure -> code that spelled it out
         self.findings: list[Finding] = []
         self.numbers: dict[str, float] = {}
         self._waiting: list[Finding] = []
@@ -137,6 +144,7 @@ class Told:
                 self._waiting.append(item)
                 continue
             if isinstance(item, Finding):
+                item = self._once(item)  # noqa: PLW2901 - the same finding, with a shorter fix
                 self.findings.append(item)
             elif isinstance(item, Measurement):
                 self.numbers.setdefault(item.name, item.value)
@@ -144,13 +152,29 @@ class Told:
                 self._harmless = True
             yield item
 
+    def _once(self, item: Finding) -> Finding:
+        """The finding; a cure that another one has spelled out is only named."""
+        for cure, brief in self._cures.items():
+            if cure not in item.fix:
+                continue
+            if cure in self._said:
+                return replace(
+                    item, fix=item.fix.replace(cure, f"{brief} (constants and code under {self._said[cure]})")
+                )
+            if self._run.wants(item.rule.code):
+                self._said[cure] = item.rule.code
+        return item
+
     def held_back(self) -> Iterator[Finding]:
         """Yield what waited; as a note where a short training was no worse for it."""
+        inside = any(item.rule.code == "NRM008" and "already" in item.message for item in self.findings)
         for item in self._waiting:
-            said = item
+            if inside and item.rule.code in SCALE_CODES:
+                continue  # what the first layer reads is small or off because it is prepared twice
+            said = self._once(item)
             if self._harmless:
                 means = f"{item.means}; a short training of this model was no worse for it"
-                said = replace(item, severity=Severity.NOTE, means=means)
+                said = replace(said, severity=Severity.NOTE, means=means)
             self.findings.append(said)
             yield said
 

@@ -49,6 +49,16 @@ def cure_for(profile: Profile) -> str:
     return standardise_code(profile)
 
 
+def brief_cure(profile: Profile) -> str:
+    """The transform in a few words, where its code is said elsewhere."""
+    named = {
+        "0-255 pixel values": "divide by 255",
+        "pixels divided by 255 twice": "remove one of the two divisions by 255",
+        "16-bit audio": "divide by 32768",
+    }
+    return named.get(range_name(profile), "standardise the inputs")
+
+
 def standardise_code(profile: Profile) -> str:
     """Return code that standardises with the constants of this training set."""
     spelled = _constants(profile.moments.mean, profile.moments.sd)

@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.normalization.bench import can_standardise, standardiser
-from nndiag.checks.normalization.cure import cure_for, range_name
+from nndiag.checks.normalization.cure import cure_for
+from nndiag.checks.normalization.exchange import examine_exchange
 from nndiag.checks.normalization.fed import loaded, rate_of
-from nndiag.core.errors import NndiagError
-from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Series, Severity, Skip, Step, Table
+from nndiag.checks.normalization.trial import Trial, changed, trial
+from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Series, Severity, Skip, Step
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from torch import nn
-
     from nndiag.checks.normalization.bench import Bench
     from nndiag.checks.normalization.view import View
     from nndiag.core.findings import Observation
-    from nndiag.core.subject import Batch
     from nndiag.lab.scale import Seen
-    from nndiag.lab.training import TrainingCurve
 
 GRID = (0.1, 1.0, 10.0)  # times the user's learning rate
-LEARNED, STUCK = 0.8, 0.95  # of the loss that knows only the targets' distribution
+LEARNED = 0.8  # of the loss that knows only the targets' distribution
 WORSE, NOTED = 1.5, 1.2  # ratio of the losses reached
 WORTH = 0.05  # of the prior loss: differences below are nothing
 CAUSES = frozenset({"NRM001", "NRM002", "NRM003", "NRM011"})
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One run: the loss it reached in units of the prior loss, and its curve."""
-
-    lr: float
-    reached: float
-    curve: TrainingCurve
-    model: nn.Module
-
-    @property
-    def broken(self) -> bool:
-        """Whether it diverged or learned nothing."""
-        return self.curve.diverged or not self.reached < STUCK
 
 
 def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], steps: int) -> Iterator[Observation]:
@@ -68,17 +49,17 @@ def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], st
     aims = _target_scale(bench, seen) if "NRM011" in alarmed else None
     scaled = standardiser(view.profile)
     raw_batches = bench.batches
-    std_batches = tuple(_changed(batch, scaled, aims) for batch in bench.batches)
+    std_batches = tuple(changed(batch, scaled, aims) for batch in bench.batches)
     std_prior = 1.0 if aims is not None else prior
     given = rate.given
     raw, std = [], []
     for number, factor in enumerate(sorted(GRID, key=lambda item: item != 1.0)):
         left = bench.subject.run.seconds_left
-        if left < 3 or (number and left < 0.5 * bench.subject.run.max_seconds):
+        if left < 3 or (number and left < 0.25 * bench.subject.run.max_seconds):
             break
-        budget = left / 8
-        raw.append(_trial(bench, raw_batches, lr=rate.lr * factor, steps=steps, prior=prior, seconds=budget))
-        std.append(_trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget))
+        budget = left / 3
+        raw.append(trial(bench, raw_batches, lr=rate.lr * factor, steps=steps, prior=prior, seconds=budget))
+        std.append(trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget))
     if not raw:
         yield Skip("NRM201", "the time budget did not allow it")
         yield found(
@@ -91,7 +72,7 @@ def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], st
     yield Judged("NRM201")
     yield from _curves(raw[0], std[0], prior, std_prior)
     yield from _verdict(bench, view, raw, std, alarmed, given=given)
-    yield from _other_scale(bench, view, rate.lr, steps)
+    yield from examine_exchange(bench, view, rate.lr, steps)
 
 
 def _standard_already(view: View) -> bool:
@@ -145,37 +126,6 @@ def _target_scale(bench: Bench, seen: Seen) -> Callable[[Any], Any] | None:
         return None
     mean, sd = float(seen.targets.moments.mean[0]), float(seen.targets.moments.sd[0])
     return lambda y: (y - mean) / sd if sd > 0 else y
-
-
-def _changed(batch: Batch, change: Callable[[Any], Any], aims: Callable[[Any], Any] | None) -> Batch:
-    from nndiag.lab.firstlayer import with_input
-    from nndiag.lab.forward import as_tensors
-
-    made = with_input(batch, change)
-    return replace(made, targets=aims(as_tensors(batch.targets))) if aims is not None else made
-
-
-def _trial(  # noqa: PLR0913 - a training run has these parts
-    bench: Bench, batches: tuple[Batch, ...], *, lr: float, steps: int, prior: float, seconds: float
-) -> Trial:
-    """Train one private copy."""
-    from nndiag.lab.optimizers import make_optimizer
-    from nndiag.lab.training import micro_train
-
-    model = bench.make()
-    assert bench.objective is not None
-    curve = micro_train(
-        model,
-        batches,
-        bench.objective,
-        make_optimizer(bench.subject.training, model, lr=lr),
-        steps,
-        seed=bench.subject.run.seed,
-        seconds=seconds,
-    )
-    late = curve.losses[-max(3, len(curve.losses) // 10) :]
-    reached = math.inf if curve.diverged else sum(late) / len(late) / prior
-    return Trial(lr, reached, curve, model)
 
 
 def _curves(raw: Trial, std: Trial, prior: float, std_prior: float) -> Iterator[Observation]:
@@ -260,53 +210,3 @@ def _steps_to(fast: Trial, slow: Trial) -> int:
         return 0
     scale = fast.reached / (sum(fast.curve.losses[-3:]) / len(fast.curve.losses[-3:]) or 1.0)
     return next((k for k, loss in enumerate(fast.curve.losses) if loss * scale <= slow.reached), 0)
-
-
-def _other_scale(bench: Bench, view: View, lr: float, steps: int) -> Iterator[Observation]:
-    """Train on x/255 and serve x, and the other way round: logits and accuracy."""
-    top = float(view.profile.moments.high.max())
-    pixels = range_name(view.profile) == "0-255 pixel values"
-    unit = view.profile.moments.low.min() >= 0 and 0.5 < top <= 1.0
-    if bench.classes is None or not (pixels or unit) or bench.subject.run.seconds_left < 3:
-        return
-    by = (1 / 255, 1.0) if pixels else (1.0, 255.0)
-    rows = []
-    for trained, served, name in ((by[0], by[1], "x/255 -> x"), (by[1], by[0], "x -> x/255")):
-        batches = tuple(_changed(batch, _times(trained), None) for batch in bench.batches)
-        others = tuple(_changed(batch, _times(served), None) for batch in bench.batches)
-        try:
-            done = _trial(bench, batches, lr=lr, steps=steps, prior=1.0, seconds=bench.subject.run.seconds_left / 8)
-            home, away = _served(done.model, batches), _served(done.model, others)
-        except NndiagError:
-            return
-        rows.append((name, *home, *away))
-        yield Measurement("accuracy_as_trained", home[0], "share", name)
-        yield Measurement("accuracy_on_other_scale", away[0], "share", name)
-        yield Measurement("logits_on_other_scale", away[1], "", name)
-    yield Table(
-        "trained on one scale, served on the other",
-        ("trained -> served", "accuracy", "|logit|", "served acc.", "served |logit|"),
-        rows,
-    )
-
-
-def _times(factor: float) -> Callable[[Any], Any]:
-    return lambda x: x.float() * factor
-
-
-def _served(model: nn.Module, batches: tuple[Batch, ...]) -> tuple[float, float]:
-    """Accuracy and the largest logit's mean size in eval mode."""
-    import torch
-
-    from nndiag.lab.forward import as_tensors, call, main_output
-
-    model.eval()
-    hits, total, size = 0, 0, 0.0
-    with torch.no_grad():
-        for batch in batches:
-            logits, y = main_output(call(model, batch.inputs)), as_tensors(batch.targets)
-            guess = logits.argmax(dim=-1 if logits.shape[:-1] == y.shape else 1)
-            hits += int((guess == y).sum())
-            total += y.numel()
-            size += float(logits.abs().amax(dim=-1).double().mean())
-    return round(hits / max(total, 1), 4), float(f"{size / max(len(batches), 1):.4g}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nndiag.checks.normalization.bench import can_standardise, standardiser
+from nndiag.checks.normalization.calm import PROBE, calm_below
 from nndiag.checks.normalization.cure import cure_for
 from nndiag.checks.normalization.view import times
 from nndiag.core.errors import NndiagError
@@ -21,14 +22,12 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Finding, Observation
     from nndiag.core.subject import Batch
     from nndiag.lab.firstlayer import Start
-    from nndiag.lab.training import TrainingCurve
 
 DESCENT = {"sgd", "asgd"}
 SIGN_LIKE = {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "lion"}
-ABOVE = 2.0  # times the ceiling
+ABOVE = 2.0  # times the ceiling; below, only a loss that doubles speaks
 FAR_ABOVE = 10.0
 LOGITS = 10.0  # that a first sign step may move a unit
-PROBE = 15  # steps of the run that confirms a ceiling
 EXCESS = 1.0  # nats above ln C
 
 
@@ -177,7 +176,7 @@ def rate_of(bench: Bench) -> Rate | None:
 
 def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
     """NRM101."""
-    from nndiag.lab.firstlayer import fan_in, reach, sharpness
+    from nndiag.lab.firstlayer import fan_in, reach, sharpness, shrunk
     from nndiag.science.conditioning import step_ceiling
 
     first, rate = bench.first, rate_of(bench)
@@ -185,7 +184,13 @@ def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
         yield Skip("NRM101", can_standardise(bench) or "the first layer has no weights to train")
         return
     assert bench.objective is not None
-    steep = sharpness(bench.make(), bench.batch, bench.objective, first.parameters, seed=bench.subject.run.seed)
+    seed = bench.subject.run.seed
+    steep = sharpness(bench.make(), bench.batch, bench.objective, first.parameters, seed=seed)
+    size = math.sqrt(float((view.profile.moments.rms**2).mean()))
+    if first.raw and size > LOGITS:
+        calm = shrunk(bench.make(), first.parameters, size)
+        later = sharpness(calm, bench.batch, bench.objective, first.parameters, seed=seed)
+        steep = max(steep, later) if math.isfinite(later) else steep
     momentum = rate.momentum if rate and rate.kind in DESCENT else 0.0
     ceiling = step_ceiling(steep, momentum) if math.isfinite(steep) else math.nan
     if math.isfinite(ceiling):
@@ -196,7 +201,7 @@ def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
         return
     if rate.kind in DESCENT and math.isfinite(ceiling):
         yield Judged("NRM101")
-        if rate.lr > ABOVE * ceiling:
+        if rate.lr > ceiling:
             yield from _above(bench, view, rate, ceiling, sane=sane)
         return
     if rate.kind not in SIGN_LIKE:
@@ -213,19 +218,20 @@ def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
 
 
 def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) -> Iterator[Finding]:
-    """The finding, when a short run at this rate grows and one at half the ceiling does not.
+    """The finding, when a short run at this rate grows and one below the ceiling does not.
 
     Where no run is allowed, arithmetic alone speaks, and only of models without normalisers: behind these the loss is
     no quadratic bowl, and its curvature at the start bounds nothing.
     """
     ratio = rate.lr / ceiling
-    confirmed = _confirmed(bench, rate, ceiling, jump=2.0 if sane else 1.05)
-    if confirmed is False or (confirmed is None and (ratio < FAR_ABOVE or _normalised(bench))):
+    confirmed = calm_below(bench, rate, ceiling, jump=2.0 if sane or ratio < ABOVE else 1.05)
+    if confirmed == 0 or (confirmed is None and (ratio < FAR_ABOVE or _normalised(bench))):
         return
     first = bench.first
     assert first is not None
     bound = "2 (1 + momentum) / curvature" if rate.kind in DESCENT else f"a first step that moves a unit by {LOGITS:g}"
-    run = "the loss grows at this rate and not at half the ceiling" if confirmed else "not tried (--no-train)"
+    safe = min(ceiling, 2 * confirmed) if confirmed else ceiling
+    run = f"the loss grows at this rate and not at {confirmed:.2g}" if confirmed else "not tried (--no-train)"
     yield found(
         "NRM101",
         f"learning rate {rate.lr:g} is {times(ratio)}x above the first layer's ceiling {ceiling:.2g} for {rate.kind}",
@@ -241,7 +247,7 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) 
         means="steps along the steepest direction of the first layer overshoot and grow"
         if rate.kind in DESCENT
         else "every step moves the first layer's units by more than their whole useful range",
-        fix=f"{cure_for(view.profile)}; or take a learning rate below {ceiling:.2g}",
+        fix=f"{cure_for(view.profile)}; or take a learning rate below {safe:.2g}",
         severity=None if confirmed or not sane else Severity.WARNING,
     )
 
@@ -251,39 +257,3 @@ def _normalised(bench: Bench) -> bool:
     from nndiag.lab.roles import NORMALISER, role_of_module
 
     return any(role_of_module(item) == NORMALISER for item in bench.make().modules())
-
-
-def _confirmed(bench: Bench, rate: Rate, ceiling: float, jump: float) -> bool | None:
-    """Whether a short run diverges at the user's rate and not at half the ceiling; None when it must not be tried."""
-    if bench.subject.run.train is False or bench.subject.run.seconds_left < 2:
-        return None
-    try:
-        fast, slow = (_probe(bench, lr) for lr in (rate.lr, ceiling / 2))
-    except NndiagError:
-        return None
-    return _grows(fast, jump) and not _grows(slow, jump)
-
-
-def _probe(bench: Bench, lr: float) -> TrainingCurve:
-    from nndiag.lab.optimizers import make_optimizer
-    from nndiag.lab.training import micro_train
-
-    model = bench.make()
-    assert bench.objective is not None
-    return micro_train(
-        model,
-        bench.batches[:4],
-        bench.objective,
-        make_optimizer(bench.subject.training, model, lr=lr),
-        PROBE,
-        seed=bench.subject.run.seed,
-        seconds=bench.subject.run.seconds_left / 4,
-    )
-
-
-def _grows(curve: TrainingCurve, jump: float) -> bool:
-    """Whether the loss ends above its start, or jumped far above it."""
-    if curve.diverged or len(curve.losses) < 3:
-        return curve.diverged
-    late = curve.losses[-5:]
-    return sum(late) / len(late) > jump * curve.losses[0] or max(curve.losses[1:]) > 5 * curve.losses[0]

@@ -236,11 +236,14 @@ def _huge(change: Change, rows: tuple[Array, Array] | None) -> bool:
 
 def _repair(change: Change | None) -> str:
     """The map that brings serving back."""
-    if change is None or len(change.slope) > 4:
+    if change is None:
+        return ""
+    alike = len(set(change.slope.tolist())) == 1 and len(set(change.offset.tolist())) == 1
+    if len(change.slope) > 4 and not alike:
         return ""
     slope = ", ".join(f"{value:.6g}" for value in change.slope)
     offset = ", ".join(f"{value:.6g}" for value in change.offset)
-    if len(set(change.slope.tolist())) == 1 and len(set(change.offset.tolist())) == 1:
+    if alike:
         slope, offset = slope.split(", ", maxsplit=1)[0], offset.split(", ", maxsplit=1)[0]
     return f"; until then serving needs (x - [{offset}]) / [{slope}]"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nndiag.checks.normalization.cure import cure_for, range_name
+from nndiag.checks.normalization.cure import brief_cure, range_name
 from nndiag.checks.normalization.view import layout_text
 from nndiag.core.findings import Fact, Finding, Judged, Measurement, Series, Severity, Table
 from nndiag.core.rules import found
@@ -142,7 +142,7 @@ def answer(seen: Seen, findings: list[Finding], numbers: dict[str, float], ids: 
         lr, ceiling = above.evidence.value or 0.0, above.evidence.threshold
         return (
             f"inputs are {said}: the first layer's learning-rate ceiling is {ceiling:.2g}, your lr {lr:g} is "
-            f"{round(lr / ceiling, 1 if lr < 10 * ceiling else None):,}x above it; {cure_for(profile)}"
+            f"{round(lr / ceiling, 1 if lr < 10 * ceiling else None):,}x above it; {brief_cure(profile)}"
         )
     ceiling = numbers.get("learning_rate_ceiling", float("nan"))
     room = f"; the first layer bears a learning rate up to {ceiling:.2g}" if np.isfinite(ceiling) else ""
