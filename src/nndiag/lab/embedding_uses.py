@@ -63,6 +63,7 @@ class Use:
     rows: int
     lookups: int = 0
     calls: int = 0
+    learns: bool = False  # some lookup was made with gradients switched on
     as_matrix: bool = False  # also multiplied: its gradient is dense whatever `sparse` says
     below: int = 0  # ids under 0
     above: int = 0  # ids at or above V
@@ -129,6 +130,7 @@ class LookupWatch(TorchFunctionMode):
         use = self.uses.setdefault(name, Use(name, true_rows))
         self._tables[id(weight)] = (weight, name)
         use.calls += 1
+        use.learns |= torch.is_grad_enabled()
         use.lookups += ids.numel()
         known = self._real.get(id(ids)) if ids.is_meta else ids
         use.sources.append(id(ids if known is None else known))
@@ -196,7 +198,7 @@ def looks_one_hot(tensor: Any) -> bool:
 
 
 def watch_forward(model: nn.Module, inputs: Any, rows: dict[str, int] | None = None) -> LookupWatch:
-    """Run one forward pass without gradients and return what was asked of the tables.
+    """Run one forward pass and return what was asked of the tables.
 
     Args:
         model: Real, shrunk or on the meta device.
@@ -227,8 +229,12 @@ def watch_forward(model: nn.Module, inputs: Any, rows: dict[str, int] | None = N
     watch = LookupWatch(model, rows, real)
     for tensor in hot:
         watch.mark_one_hot(tensor)
-    with seeded(0), torch.no_grad(), watch:
+    graphs = is_bare(model)  # a graph without numbers costs nothing, and shows what the model itself keeps out of it
+    with seeded(0), torch.set_grad_enabled(graphs), watch:
         call(model, inputs)
+    if not graphs:
+        for use in watch.uses.values():
+            use.learns = True  # not known otherwise
     return watch
 
 

@@ -189,7 +189,7 @@ def _spec(subject: Subject, view: ModelView, site: TableSite, assumed: int) -> T
         dtype=str(site.dtype).removeprefix("torch."),
         cls=site.cls,
         sparse=site.sparse and not tied,
-        trainable=site.trainable,
+        trainable=site.trainable and (use is None or use.learns or bool(tied)),
         tied=tied,
         bag=site.bag,
         padding=site.padding,

@@ -101,6 +101,8 @@ def traffic_finding(
 ) -> Observation:
     """Build EMB001, or EMB101 where a clock was read."""
     words, evidence = told
+    if spec.optimizer.cost.passes == 0:
+        return _for_nobody(code, spec, min(level, Severity.WARNING), told)
     passes = spec.optimizer.cost.passes
     fused = "" if _fused_gain(spec, around) is None else "fused=True keeps the mathematics; "
     sparse = LABELS[sparse_optimizer(spec.optimizer.family)]
@@ -119,6 +121,20 @@ def traffic_finding(
         "larger vocabulary slows every step",
         fix=f"{fused}{sparse_fix}else fewer rows (minimum count, hashing), or a frozen pretrained table with a small "
         "trainable one",
+        severity=level,
+    )
+
+
+def _for_nobody(code: str, spec: TableSpec, level: Severity, told: tuple[str, Evidence]) -> Observation:
+    """The table's gradient is made, and no optimizer holds the table."""
+    words, evidence = told
+    return found(
+        code,
+        f"the dense gradient of {spec.title} is made at every step and no optimizer uses it: {words}",
+        where=spec.where,
+        evidence=evidence,
+        means="leaving a table out of the optimizer keeps it fixed, yet backward still fills a gradient of its size",
+        fix="requires_grad_(False) on the table (Keras: trainable=False), or give it to the optimizer",
         severity=level,
     )
 
