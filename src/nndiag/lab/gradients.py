@@ -93,7 +93,13 @@ def gradient_of(model: nn.Module, batch: Batch, objective: Objective, *, seed: i
             )
         if not bool(torch.isfinite(loss)):
             raise NndiagError(f"the loss is {float(loss.detach())}", hint="its gradient says nothing: check the data")
-        loss.backward()  # type: ignore[no-untyped-call]
+        try:
+            loss.backward()  # type: ignore[no-untyped-call]
+        except RuntimeError as failed:  # such as an in-place change of what the backward pass needs
+            said = str(failed).splitlines()[0] if str(failed) else type(failed).__name__
+            raise NndiagError(
+                f"the backward pass failed: {said[:160]}", hint="does one training step work?"
+            ) from failed
     found = flat_gradient(model)
     model.zero_grad(set_to_none=True)
     return found

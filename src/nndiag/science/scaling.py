@@ -85,7 +85,7 @@ def adam_square_root(lr: float, k: float, betas: tuple[float, float] = (0.9, 0.9
 
 def scaled_ema(decay: float, k: float) -> float:
     """Return ρ^k: the weight average that reaches as far back in samples (Busbridge et al. 2023, 2307.13813)."""
-    return decay**k
+    return float(decay**k)
 
 
 def horizon(decay: float, batch: float) -> float:
