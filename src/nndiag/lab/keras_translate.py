@@ -6,7 +6,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nndiag.core.errors import NndiagError
 from nndiag.lab.blame import said
@@ -237,8 +237,8 @@ def _prove(graph: KerasGraph, model: Any, name: str) -> None:
     try:
         with torch.no_grad():
             graph.eval()
-            for module in stuck:  # training=False overrules them in Keras
-                module.p = 0.0
+            for dropout in stuck:  # training=False overrules them in Keras
+                dropout.p = 0.0
             mine = tensors_in(graph.run(inputs)[1])
             theirs, again = (
                 tensors_in(model(inputs if len(inputs) > 1 else inputs[0], training=False)) for _ in range(2)
@@ -252,8 +252,8 @@ def _prove(graph: KerasGraph, model: Any, name: str) -> None:
     finally:
         for module, mode in modes:
             module.training = mode
-        for module, rate in zip(stuck, rates, strict=True):
-            module.p = rate
+        for dropout, rate in zip(stuck, rates, strict=True):
+            dropout.p = rate
     if not all(torch.equal(*pair) for pair in zip(theirs, again, strict=True)):
         return  # a layer of the user's own is random in every mode: nothing can be compared
     if len(mine) == len(theirs) and all(_close(*pair) for pair in zip(mine, theirs, strict=True)):
