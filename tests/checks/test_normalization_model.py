@@ -201,3 +201,30 @@ def test_equal_runs_give_equal_reports():
     for document in (first, second):
         document["run"].pop("timing", None)
     assert first == second
+
+
+@pytest.mark.parametrize("given", [UNIT, STD], ids=["unit", "standardised"])
+def test_a_model_that_divides_what_was_divided_is_told_so(given):
+    report = look(given, Y, model=Divides)
+    finding = the(report, "NRM008")
+    assert finding.where.module == "inner.1"
+    assert "normalised already" in finding.message
+    assert "NRM002" not in codes(report)
+
+
+def test_a_model_that_divides_raw_pixels_itself_is_left_alone():
+    report = look(RAW, Y, model=Divides)
+    assert not codes(report, "error") | codes(report, "warning")
+
+
+def test_a_rate_that_blows_up_standardised_inputs_is_above_the_ceiling():
+    report = look(STD, Y, model=mlp, optimizer="sgd", lr=300.0)
+    assert "NRM101" in codes(report, "error")
+
+
+def test_the_exact_cure_is_spelled_out_once():
+    report = look(RAW, Y, model=mlp, optimizer="sgd", lr=0.1)
+    spelled = [item for item in report.findings if "Keras" in item.fix]
+    assert len(spelled) == 1
+    assert sum(f"under {spelled[0].rule.code}" in item.fix for item in report.findings) >= 2
+    assert len(report.answers[0]) < 200

@@ -163,3 +163,16 @@ def test_few_rows_say_nothing_about_drift():
     rng = np.random.default_rng(0)
     report = look(rng.normal(size=(100, 3)), serve=rng.normal(size=(5, 3)))
     assert "NRM010" in {skip.code for skip in report.skipped}
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["training raw", "serving raw"])
+def test_a_division_is_named_though_most_features_are_constant(swapped):
+    raw = np.round(np.random.default_rng(3).uniform(0, 255, (200, 64)))
+    raw[:, :40] = 0
+    raw[:, 40:45] = 255
+    pair = (raw / 255, raw) if swapped else (raw, raw / 255)
+    report = look(pair[0], serve=pair[1])
+    assert codes(report) & PAIR == {"NRM006"}
+    words = "division by 255 is missing in serving" if swapped else "serving divides by 255, training did not"
+    assert words in the(report, "NRM006").message
+    assert ("needs (x - [0]) / [255]" if swapped else "/ [0.00392157]") in the(report, "NRM006").fix
