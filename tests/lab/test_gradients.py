@@ -145,7 +145,9 @@ def test_a_sketch_is_linear_and_keeps_inner_products_without_bias():
     model = nn.Linear(300, 40, bias=False)
     model.weight.grad = (full_a + 2 * full_b).float().view(40, 300)
     assert torch.allclose(gradients.flat_gradient(model, sketch=1000), a + 2 * b, atol=1e-4)
-    assert float(a @ b) == pytest.approx(float(full_a @ full_b), abs=5 * float(full_a.norm() * full_b.norm()) / 1000**0.5)
+    assert float(a @ b) == pytest.approx(
+        float(full_a @ full_b), abs=5 * float(full_a.norm() * full_b.norm()) / 1000**0.5
+    )
 
 
 def test_a_gradient_is_read_without_leaving_one_behind():
