@@ -1,10 +1,12 @@
 """Predicted step against measured step of a table, single-threaded.
 
 Every configuration is predicted from smaller tables (T = a + bV over three sizes, none above 64 MiB) and then
-run at its true size. Both sides take the fastest of their repetitions: what else runs on the machine only ever
-adds time. Prints the table, the median and the worst error, and the speed of SparseAdam on 2M x 64.
+run at its true size. Both sides are medians, as in the command; the spread of the measured repetitions stands beside
+them. On a busy machine medians hold what else ran: the same comparison by the fastest repetitions follows, and says how
+much of the error is the machine's. Says whether the target (median error at most 15 %, worst at most 40 %, at least 24
+configurations) is met.
 
-Run: OMP_NUM_THREADS=1 python benchmarks/embedding_cost.py
+Run: OMP_NUM_THREADS=1 python benchmarks/embedding_cost.py [--quick]    (--quick: every second configuration)
 """
 
 import statistics
@@ -30,37 +32,52 @@ SHAPES = [
     (10_000, 16, 512), (100_000, 16, 4096), (30_000, 128, 8192), (200_000, 64, 4096),
     (200_000, 256, 2048), (500_000, 64, 65536), (1_000_000, 32, 8192), (2_000_000, 64, 4096),
 ]  # fmt: skip
+SHOWN = ("Adam for-loop", "SparseAdam")
 LIMIT = 3.2e9  # bytes of the largest true run
+
+
+def judged(errors):
+    """Say how far the errors are from the target, met or not."""
+    middle, worst = 100 * statistics.median(errors), 100 * max(errors)
+    met = len(errors) >= 24 and middle <= 15 and worst <= 40
+    return (
+        f"{len(errors)} configurations, median error {middle:.1f} % (target 15), worst {worst:.1f} % (target 40): "
+        f"{'met' if met else 'NOT met'}"
+    )
 
 
 def main():
     torch.set_num_threads(1)
-    errors, big = [], {}
+    errors, fastest, big = [], [], {}
+    quick = "--quick" in sys.argv[1:]
     print(
-        f"{'rows':>9} {'dim':>4} {'ids':>6}  {'optimizer':14} {'predicted, 95 % interval':>31} {'measured':>10}   error"
+        f"{'rows':>9} {'dim':>4} {'ids':>6}  {'optimizer':14} {'predicted, 95 % interval':>31} "
+        f"{'measured, spread':>32}   error"
     )
-    for rows, dim, lookups in SHAPES:
-        for name, (make, sparse, copies) in OPTIMIZERS.items():
-            if rows * dim * 4 * copies > LIMIT:
+    for place, (rows, dim, lookups) in enumerate(SHAPES):
+        for index, (name, (make, sparse, copies)) in enumerate(OPTIMIZERS.items()):
+            wanted = not quick or (place + index) % 2 == 0 or (rows == 2_000_000 and name in SHOWN)
+            if rows * dim * 4 * copies > LIMIT or not wanted:
                 continue
             trial = Trial(dim, make, zipf_batches(lookups), sparse=sparse)
-            tried = forecast(trial, rows, copies=copies, seconds=1.8, repeats=25).tried
-            line = fit_line([item.rows for item in tried], [item.total.low for item in tried])
-            predicted = line.at(rows)
-            measured = time_table(trial, rows, repeats=15, seconds=1.2).total.low
-            error = predicted / measured - 1
+            found = forecast(trial, rows, copies=copies, seconds=1.8, repeats=25)
+            measured = time_table(trial, rows, repeats=15, seconds=1.2).total
+            error = found.seconds / measured.median - 1
             errors.append(abs(error))
-            low, high = (1e3 * value for value in line.interval(rows))
+            line = fit_line([item.rows for item in found.tried], [item.total.low for item in found.tried])
+            fastest.append(abs(line.at(rows) / measured.low - 1))
+            low, high = (1e3 * value for value in found.interval)
             print(
-                f"{rows:9,} {dim:4} {lookups:6}  {name:14} {1e3 * predicted:8.2f} ms {low:8.2f} – {high:8.2f} "
-                f"{1e3 * measured:7.2f} ms {100 * error:+6.1f}%",
+                f"{rows:9,} {dim:4} {lookups:6}  {name:14} {1e3 * found.seconds:8.2f} ms {low:8.2f} – {high:8.2f} "
+                f"{1e3 * measured.median:8.2f} ms {1e3 * measured.low:8.2f} – {1e3 * measured.high:8.2f} "
+                f"{100 * error:+7.1f}%",
                 flush=True,
             )
             if rows == 2_000_000:
-                big[name] = measured
-    middle, worst = 100 * statistics.median(errors), 100 * max(errors)
-    print(f"{len(errors)} configurations: median error {middle:.1f} %, worst {worst:.1f} %")
-    if {"Adam for-loop", "SparseAdam"} <= big.keys():
+                big[name] = measured.median
+    print(f"by medians: {judged(errors)}")
+    print(f"by the fastest repetitions: {judged(fastest)}")
+    if set(SHOWN) <= big.keys():
         print(f"2M x 64: SparseAdam is {big['Adam for-loop'] / big['SparseAdam']:.0f}x faster than Adam")
     return 0
 

@@ -1,0 +1,98 @@
+"""What looks like a costly table and is none, and what raises before the clock could be read."""
+
+import json
+
+import numpy as np
+import pytest
+
+from nndiag.cli.app import main
+
+MODELS = """
+import torch
+from torch import nn
+
+
+class Classifier(nn.Module):
+    def __init__(self, rows=2_000_000, dim=64, outside=False):
+        super().__init__()
+        self.words, self.out, self.outside = nn.Embedding(rows, dim), nn.Linear(dim, 5), outside
+
+    def forward(self, ids):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.outside):
+            vectors = self.words(ids)
+        return self.out(vectors.mean(1))
+
+
+def large():
+    return Classifier()
+
+
+def looked_up_without_gradient():
+    return Classifier(outside=True)
+
+
+def narrow():
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+def all_but_the_table(parameters):
+    return torch.optim.Adam([item for item in parameters if item.shape[0] < 1000])
+"""
+
+
+@pytest.fixture
+def ask(tmp_path, monkeypatch, capfd):
+    (tmp_path / "models.py").write_text(MODELS)
+    np.save(tmp_path / "few.npy", np.random.default_rng(0).integers(0, 300, 400))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        code = main(["embedding-cost", *argv, "-f", "json", "--isolated"])
+        out, _ = capfd.readouterr()
+        return code, json.loads(out)
+
+    return run
+
+
+def found(document):
+    return {item["code"]: item["severity"] for item in document["findings"]}
+
+
+def test_a_lookup_without_gradients_trains_nothing(ask):
+    code, document = ask("models.py:looked_up_without_gradient", "--optimizer", "adam", "--no-measure")
+    assert code == 0
+    assert not found(document)
+
+
+def test_a_table_outside_the_optimizer_costs_its_gradient_only(ask):
+    code, document = ask("models.py:large", "--optimizer", "models.py:all_but_the_table", "--no-measure")
+    assert code == 0
+    assert found(document) == {"EMB001": "warning"}
+    assert "no optimizer uses it" in document["findings"][0]["message"]
+
+
+def test_planned_numbers_count_beside_a_model_without_a_table(ask):
+    code, document = ask("models.py:narrow", "--vocab", "2000000", "--dim", "64", "--optimizer", "adam", "--no-measure")
+    assert code == 1
+    assert found(document)["EMB001"] == "error"
+
+
+def test_a_step_that_raises_is_no_crash_of_the_command(ask):
+    code, document = ask("--vocab", "200000", "--dim", "16", "--optimizer", "adam", "--sparse", "--measure")
+    assert code == 1
+    assert found(document) == {"EMB006": "error"}
+    reasons = {item["code"]: item["reason"] for item in document["coverage"]["skipped"]}
+    assert "sparse gradients" in reasons["EMB101"]
+
+
+def test_weight_decay_of_rows_that_a_small_sample_lacks_is_a_note(ask):
+    options = ["--optimizer", "adamw", "--optimizer-arg", "weight_decay=0.1", "--lr", "1e-3", "--steps", "10000"]
+    _, document = ask("--vocab", "30000", "--dim", "16", "--tokens", "few.npy", *options)
+    assert found(document)["EMB005"] == "note"
+
+
+def test_a_time_read_off_a_line_is_never_called_measured(ask):
+    _, document = ask("--vocab", "2000000", "--dim", "64", "--optimizer", "adam", "--measure", "--max-seconds", "12")
+    share = next(item for item in document["findings"] if item["code"] == "EMB101")
+    assert "(extrapolated)" in share["message"]
+    assert "extrapolated from" in share["evidence"]["detail"]
