@@ -72,11 +72,50 @@ def test_hand_written_scales_are_told_apart_by_their_slope(mask, way, code, slop
         assert found.evidence.interval[0] < slope < found.evidence.interval[1]
 
 
-def test_the_same_mask_drawn_in_numpy_is_no_crash():
-    def call(h, owner):
-        return h * torch.from_numpy(np.random.binomial(1, 0.5, h.shape)).float() * 2 if owner.training else h
+def numpy_mask(h, keep):
+    return torch.from_numpy(np.random.binomial(1, keep, h.shape)).to(h)
 
-    assert "DRP101" not in codes(examine(lambda: Functional(call), X, Y, empty=True))
+
+@pytest.mark.parametrize(("scale", "code"), [(2.0, None), (1.0, "DRP103"), (4.0, "DRP104")])
+def test_a_mask_drawn_in_numpy_is_judged_like_any_other(scale, code):
+    report = examine(lambda: Functional(lambda h, m: h * numpy_mask(h, 0.5) * scale if m.training else h), X, Y)
+    assert codes(report) & {"DRP101", "DRP103", "DRP104"} == ({code} if code else set())
+
+
+def test_a_mask_drawn_in_numpy_in_eval_mode_too_is_named_with_its_line():
+    report = examine(lambda: Functional(lambda h, _: h * numpy_mask(h, 0.5) * 2), X, Y)
+    found = next(f for f in report.findings if f.rule.code == "DRP101")
+    assert found.where.file.endswith("test_dropout.py")
+
+
+def test_a_constant_that_numpy_made_is_no_mask():
+    fixed = np.random.default_rng(0).integers(0, 2, 64).astype("float32")
+    report = examine(lambda: Functional(lambda h, m: F.dropout(h, 0.2, m.training) * torch.from_numpy(fixed)), X, Y)
+    assert not {f.rule.code for f in report.findings if f.severity.word != "note"}
+    assert len([m for m in report.measurements if m.name == "train_eval_slope"]) == 1
+
+
+def test_dropout_in_front_of_an_encoder_layer_is_in_series_with_none_of_its_own():
+    def build():
+        layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        return nn.Sequential(nn.Dropout(0.1), nn.TransformerEncoder(layer, 2), nn.Linear(16, 1))
+
+    assert "DRP006" not in codes(examine(build, torch.randn(16, 6, 16)))
+
+
+def test_other_randomness_in_training_is_a_fact_of_the_report():
+    report = examine(
+        lambda: Functional(lambda h, m: F.dropout(h + torch.randn_like(h) if m.training else h, 0.1, m.training)), X, Y
+    )
+    assert not {f.rule.code for f in report.findings if f.severity.word != "note"}
+    assert "randn_like" in report.target["other_randomness"]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_scripted_model_without_visible_dropout_is_said_to_hide_its_randomness():
+    report = examine(lambda: torch.jit.script(nn.Sequential(nn.Linear(16, 8), nn.Dropout(0.5))), X)
+    assert report.exit_code == 4
+    assert any("something that calls no torch function" in skip.reason for skip in report.skipped)
 
 
 @pytest.mark.parametrize(

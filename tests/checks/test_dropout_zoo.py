@@ -21,8 +21,11 @@ def test_a_healthy_model_is_left_alone(name):
     assert loud == ARGUED.get(name, set())
 
 
-@pytest.mark.parametrize("code", MUTANTS)
-@pytest.mark.parametrize("name", SOME)
+# Every fault in two models and every model with two faults or so: the whole product takes a minute more.
+PLANTED = [(name, code) for i, name in enumerate(SOME) for j, code in enumerate(MUTANTS) if (i + j) % 3 == 0]
+
+
+@pytest.mark.parametrize(("name", "code"), PLANTED)
 def test_a_planted_fault_is_found_where_it_was_planted(name, code):
     kind = specimen(name)
     place = place_for(kind.make())

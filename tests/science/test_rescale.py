@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from nndiag.science.activation_moments import Activation, gelu_mean, identity_mean, relu_mean
+from nndiag.science.activation_moments import Activation, crossing, gelu_mean, identity_mean, relu_bias, relu_mean
 from nndiag.science.rescale import (
     PowerSums,
     berry_esseen,
@@ -121,6 +121,41 @@ def test_channel_masks_add_before_they_are_squared():
     simulated = (masks @ channels).var().item()
     assert spread(PowerSums.of(channels).second, 0.3).item() ** 2 == pytest.approx(simulated, rel=0.03)
     assert spread(PowerSums.of(c).second, 0.3).item() ** 2 < simulated / 5
+
+
+def test_sixteen_channels_of_25_pixels_have_the_published_variance_and_not_the_elementwise_one():
+    # Contributions whose channel sums and whose squares are the published ones: 37.4 by channel, 50.1 by element.
+    torch.manual_seed(2)
+    odds = 0.3 / 0.7
+    means = torch.randn(16, 1, dtype=torch.float64)
+    rest = torch.randn(16, 25, dtype=torch.float64)
+    rest -= rest.mean(1, keepdim=True)
+    means *= math.sqrt(37.4 / odds / (25 * means).square().sum())
+    rest *= math.sqrt((50.1 / odds - 25 * means.square().sum()) / rest.square().sum())
+    c = means + rest
+    masks = (torch.rand(60_000, 16, 1, dtype=torch.float64) < 0.7) / 0.7
+    simulated = (masks * c.sum(1, keepdim=True)).sum((1, 2)).var().item()
+    by_channel = spread(PowerSums.of(grouped(c.reshape(-1), 16)).second, 0.3).item() ** 2
+    assert by_channel == pytest.approx(37.4, abs=1e-6)
+    assert simulated == pytest.approx(37.4, rel=0.02)
+    assert spread(PowerSums.of(c.reshape(-1)).second, 0.3).item() ** 2 == pytest.approx(50.1, abs=1e-6)
+
+
+def test_a_default_layer_behind_128_rectified_units_has_the_published_bias():
+    torch.manual_seed(1)
+    first, head = torch.nn.Linear(64, 128), torch.nn.Linear(128, 10)
+    with torch.no_grad():
+        x = torch.relu(first(torch.randn(512, 64)))
+        mu = head(x)
+        sums = PowerSums.of((x[:, None, :] * head.weight).double())
+        masked = sum(torch.relu(head(x * (torch.rand_like(x) < 0.5) * 2)).double() for _ in range(400)) / 400
+    s = spread(sums.second, 0.5)
+    bias = relu_bias(mu.double(), s).mean().item()
+    assert bias == pytest.approx(0.0349, rel=0.02)
+    assert bias == pytest.approx((masked - torch.relu(mu)).mean().item(), rel=0.03)
+    assert bias / torch.relu(mu).mean().item() == pytest.approx(0.34, abs=0.01)
+    assert participation(sums).mean().item() == pytest.approx(13.9, abs=0.2)
+    assert crossing(mu.double(), s).mean().item() == pytest.approx(0.225, abs=0.005)
 
 
 def test_dropout_in_front_of_relu_changes_no_mean_and_in_front_of_sigmoid_it_does():
