@@ -214,8 +214,14 @@ def test_a_forward_that_fails_for_its_own_reasons_is_an_error_and_one_that_fits_
         def forward(self, x):
             return x @ torch.ones(99, 1)
 
+    class Refuses(nn.Linear):
+        def forward(self, x):
+            raise ValueError("boom")
+
     with pytest.raises(NndiagError, match="NameError"):
         load_subject(lambda: Typo(2, 2))
+    with pytest.raises(NndiagError, match=r"ValueError: boom \(.*test_data\.py:\d+\)"):
+        load_subject(lambda: Refuses(2, 2))
     subject = load_subject(lambda: Choosy(2, 2))
     assert subject.data is None
     assert "cannot be multiplied" in subject.no_data

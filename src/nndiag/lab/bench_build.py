@@ -99,6 +99,8 @@ def _bench(  # noqa: PLR0913 - the parts of a bench, all by name
             raise
         bench.frozen_norms = frozenset(norms)  # a batch too small for its own statistics
         finite = bench.probe()
+    if mode == "eval":
+        bench.probe_again()
     bench.choose_loss()
     return bench, finite
 
