@@ -291,7 +291,7 @@ def _ends_with(main: Tensor) -> str:
         "UnsafeViewBackward0",
         "ReshapeAliasBackward0",
     }:
-        assert main.grad_fn is not None  # noqa: S101 - the loop's own condition
+        assert main.grad_fn is not None  # the loop's own condition
         (behind, _), *_rest = main.grad_fn.next_functions
         return known.get(type(behind).__name__, "")
     return known.get(node, "")

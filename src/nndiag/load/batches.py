@@ -138,7 +138,7 @@ class LoaderData:
                             iterator = iter(self.begin(size))
                     else:
                         inside.restore()
-                    assert iterator is not None  # noqa: S101 - set in the first turn
+                    assert iterator is not None  # set in the first turn
                     with users_code(self.name):
                         item = next(iterator, _END)
                     inside = RandomState.now()

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from nndiag.load.guesses import Guess
+from nndiag.load.guesses_named import companions, maker_of, others, token_ids, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import nn
 
-_ID_NAMES = ("input_ids", "decoder_input_ids")
+    from nndiag.load.guesses_named import Maker
 
 
 def from_config(model: nn.Module) -> Iterator[Guess]:
@@ -21,15 +21,43 @@ def from_config(model: nn.Module) -> Iterator[Guess]:
     if config is None or not hasattr(config, "model_type"):
         return
     main = str(getattr(model, "main_input_name", "input_ids"))
-    for length in _lengths(config):
-        makers = _makers(model, config, main, length)
+    tried: set[str] = set()
+    for length, makers in _plans(model, config, main):
         if not makers:
             continue
 
-        def make(rows: int, generator: Any, makers: dict[str, Callable[..., Any]] = makers) -> Any:
+        def make(rows: int, generator: Any, makers: dict[str, Maker] = makers) -> Any:
             return {name: maker(rows, generator) for name, maker in makers.items()}
 
-        yield Guess(_described(make), make, labels=_labels(model, config, length))
+        text = _described(make)
+        if text not in tried:
+            tried.add(text)
+            yield Guess(text, make, labels=_labels(model, config, length))
+
+
+def _plans(model: nn.Module, config: Any, main: str) -> Iterator[tuple[int, dict[str, Maker]]]:
+    """Yield sets of arguments: the few that most models need, then more of those the forward names, then fewer."""
+    from nndiag.lab.forward import takes
+
+    lengths = _lengths(config)
+    length = lengths[0]
+    least = _makers(model, config, main, length)
+    yield length, least
+    required, named = companions(model, config, length)
+    if required:
+        yield length, {**least, **required}
+    if named:
+        yield length, {**least, **required, **named}
+    for other in lengths[1:]:
+        yield other, _makers(model, config, main, other)
+    if takes(model, "input_ids") and (set(least) - {"input_ids"}):  # a model of pictures and words, given words
+        words = {"input_ids": token_ids(vocabulary(config), length)}
+        yield length, words
+        yield length, {**words, **named}
+    for name in ("pixel_values", "input_features"):
+        if name in least or (takes(model, name) and not takes(model, "input_ids")):
+            for maker in others(name, config):
+                yield length, {**least, **required, name: maker}
 
 
 def _described(make: Callable[[int, Any], Any]) -> str:
@@ -46,87 +74,20 @@ def _lengths(config: Any) -> list[int]:
     return sorted({min(16, int(most)), min(32, int(most)), min(8, int(most))}, key=lambda n: abs(n - 16))
 
 
-def _makers(model: nn.Module, config: Any, main: str, length: int) -> dict[str, Callable[..., Any]]:
+def _makers(model: nn.Module, config: Any, main: str, length: int) -> dict[str, Maker]:
     """Return a maker for each argument that the forward cannot do without."""
     from nndiag.lab.forward import takes
 
-    makers: dict[str, Callable[..., Any]] = {}
-    if maker := _maker(main, config, length):
+    makers: dict[str, Maker] = {}
+    if maker := maker_of(main, config, length):
         makers[main] = maker
     for name in ("pixel_values", "input_ids"):
         both = hasattr(config, "vision_config") and hasattr(config, "text_config")
-        if both and name not in makers and takes(model, name) and (maker := _maker(name, config, length)):
+        if both and name not in makers and takes(model, name) and (maker := maker_of(name, config, length)):
             makers[name] = maker
-    if (
-        getattr(config, "is_encoder_decoder", False)
-        and takes(model, "decoder_input_ids")
-        and not takes(model, "labels")
-    ) or (getattr(config, "is_encoder_decoder", False) and takes(model, "decoder_input_ids")):
-        makers["decoder_input_ids"] = _ids(_vocab(config), length)
+    if getattr(config, "is_encoder_decoder", False) and takes(model, "decoder_input_ids"):
+        makers["decoder_input_ids"] = token_ids(vocabulary(config), length)
     return makers
-
-
-def _maker(name: str, config: Any, length: int) -> Callable[..., Any] | None:
-    """Return a maker for one named argument, or None when nothing is known of it."""
-    makers: dict[str, Callable[[], Callable[..., Any]]] = {
-        **dict.fromkeys(_ID_NAMES, lambda: _ids(_vocab(config), length)),
-        "pixel_values": lambda: _pixels(config),
-        "input_features": lambda: _spectrum(config),
-        "input_values": lambda: _sound(config),
-        "past_values": lambda: _normal(
-            int(getattr(config, "context_length", 32)), int(getattr(config, "num_input_channels", 1))
-        ),
-        **dict.fromkeys(("inputs_embeds", "hidden_states"), lambda: _normal(length, int(config.hidden_size))),
-    }
-    return makers[name]() if name in makers else None
-
-
-def _spectrum(config: Any) -> Callable[..., Any]:
-    """Whisper's mel spectrogram: bins by frames, two frames for each position."""
-    bins = getattr(config, "num_mel_bins", None) or getattr(config, "feature_size", None) or 80
-    return _normal(int(bins), 2 * int(getattr(config, "max_source_positions", None) or 16))
-
-
-def _sound(config: Any) -> Callable[..., Any]:
-    """A waveform of some two dozen frames, or a spectrogram of frames by bins."""
-    if hasattr(config, "num_mel_bins"):
-        return _normal(int(getattr(config, "max_length", 64)), int(config.num_mel_bins))
-    return _normal(24 * math.prod(int(stride) for stride in getattr(config, "conv_stride", (320,))))
-
-
-def _text(config: Any) -> Any:
-    return getattr(config, "text_config", None) or getattr(config, "decoder", None) or config
-
-
-def _vocab(config: Any) -> int:
-    for place in (config, _text(config), getattr(config, "encoder", None)):
-        size = getattr(place, "vocab_size", None)
-        if isinstance(size, int) and size > 0:
-            return size
-    return 16
-
-
-def _ids(vocab: int, length: int) -> Callable[..., Any]:
-    import torch
-
-    # 0, 1 and 2 are padding and sentence marks in most vocabularies: models mask them or look for the last one.
-    low = 3 if vocab > 8 else 0
-    return lambda rows, generator: torch.randint(low, vocab, (rows, length), generator=generator)
-
-
-def _normal(*shape: int) -> Callable[..., Any]:
-    import torch
-
-    return lambda rows, generator: torch.randn(rows, *shape, generator=generator)
-
-
-def _pixels(config: Any) -> Callable[..., Any]:
-    place = getattr(config, "vision_config", None) or getattr(config, "backbone_config", None) or config
-    size = getattr(place, "image_size", None) or getattr(config, "image_size", None) or 64
-    height, width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-    channels = int(getattr(place, "num_channels", 3) or 3)
-    frames = getattr(place, "num_frames", None)
-    return _normal(int(frames), channels, height, width) if frames else _normal(channels, height, width)
 
 
 def _labels(model: nn.Module, config: Any, length: int) -> Callable[[Any, Any], Any] | None:
@@ -142,7 +103,7 @@ def _labels(model: nn.Module, config: Any, length: int) -> Callable[[Any, Any], 
             first = next(iter(inputs.values()))
             if source in inputs:
                 return inputs[source].clone()
-            return torch.randint(0, _vocab(config), (len(first), length), generator=generator)
+            return torch.randint(0, vocabulary(config), (len(first), length), generator=generator)
 
         return words
     if name.endswith("TokenClassification"):

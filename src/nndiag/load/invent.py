@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 20.0  # for all attempts together
 _ENOUGH = 3  # different kinds of inputs that all end alike before the forward itself is blamed
+_ELEMENTS = 1 << 23  # numbers in the inputs and outputs of one batch
 _LARGE = 50_000_000  # parameters beyond which batches are small
 # Errors that wrong inputs cause; others are the forward's own.
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError, OverflowError)
@@ -67,11 +68,13 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
         except NndiagError as error:
             last = last or error
             said_so.add(error.message)
-            if not isinstance(error.__cause__, (*_MISFITS, type(None))):
+            if not isinstance(error.__cause__, (*_MISFITS, type(None))) and not _lacks_an_argument(error.__cause__):
                 own = own or error
             continue
         aims = targets_for(guess, model, output, training, seed)
-        return Invented(_source(guess, aims, rows, seed, labels=takes(model, "labels")))
+        rows = min(rows, _affordable(guess, output))
+        labels = takes(model, "labels") and _takes_labels(model, guess, aims)
+        return Invented(_source(guess, aims, rows, seed, labels=labels))
     if own is not None:
         raise own
     if last is not None and len(said_so) == 1 and len(tried) >= _ENOUGH and _raised_by_user(last.__cause__):
@@ -92,6 +95,16 @@ def _raised_by_user(error: BaseException | None) -> bool:
     return bool(frames) and "site-packages" not in frames[-1].filename and "raise" in (frames[-1].line or "").split()
 
 
+def _lacks_an_argument(error: BaseException | None) -> bool:
+    """Whether an installed library's forward fell over an optional argument that was left out: None has no shape."""
+    import traceback
+
+    if not isinstance(error, AttributeError) or "'NoneType' object" not in str(error):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and "site-packages" in frames[-1].filename
+
+
 def _lazy(item: Any) -> bool:
     from torch import nn
 
@@ -110,6 +123,39 @@ def _try(model: nn.Module, guess: Guess, rows: int) -> Any:
         output = call(model, guess.inputs(rows, torch.Generator().manual_seed(0)))
         main_output(output)
         return output
+
+
+def _affordable(guess: Guess, output: Any) -> int:
+    """Return the rows whose inputs and outputs stay small: large images come few at a time."""
+    import torch
+
+    from nndiag.lab.forward import main_output, tensors_in
+
+    inputs = tensors_in(guess.inputs(1, torch.Generator().manual_seed(0)))
+    sample = sum(item.numel() for item in inputs) + main_output(output).numel() // 4
+    return max(2, _ELEMENTS // max(sample, 1))
+
+
+def _takes_labels(model: nn.Module, guess: Guess, aims: Callable[[Any, Generator], Any]) -> bool:
+    """Whether the loss that the model computes by itself accepts these targets."""
+    import torch
+
+    from nndiag.lab.borrow import borrow, seeded
+    from nndiag.lab.forward import call
+
+    inputs = guess.inputs(2, torch.Generator().manual_seed(0))
+    if not isinstance(inputs, dict):
+        return False
+    targets = aims(inputs, torch.Generator().manual_seed(0))
+    if targets is None:
+        return False
+    try:
+        with borrow(model), seeded(0), torch.no_grad():
+            model.eval()
+            call(model, {**inputs, "labels": targets})
+    except NndiagError:
+        return False
+    return True
 
 
 def _source(
