@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nndiag.checks.embedding_cost import overview, rules
+from nndiag.checks.embedding_cost import footprint, overview, rules
 from nndiag.checks.embedding_cost.clocked import clocked
 from nndiag.checks.embedding_cost.cures import cures
 from nndiag.checks.embedding_cost.numbers import spec_from_numbers
@@ -104,7 +104,7 @@ class EmbeddingCost:
         """Say that the numbers are asked about, and what one-hot vectors the model itself multiplies."""
         from nndiag.checks.embedding_cost.structure import one_hot
 
-        assert subject.model is not None  # noqa: S101 - the caller's condition
+        assert subject.model is not None
         yield Fact("no_table", subject.model.name, f"{subject.model.name} has no table; --vocab is judged")
         yield from one_hot(subject, view)
 
@@ -141,7 +141,7 @@ class EmbeddingCost:
         vocab = self.vocab
         if vocab is None:  # tokens alone: the rows that they need
             vocab = max(count_rows(subject.inputs["tokens"].chunks(), lookups).highest + 1, 1)
-        assert self.dim is not None  # noqa: S101 - validated
+        assert self.dim is not None
         return spec_from_numbers(
             training,
             vocab=vocab,
@@ -210,7 +210,7 @@ class EmbeddingCost:
             yield Skip("EMB012", "one device; give --gpus")
         for spec in specs:
             share = spec.bytes / total if total else None
-            yield from rules.all_reduce(spec, self.gpus, share, self.limits(subject.run.device, known=True))
+            yield from footprint.all_reduce(spec, self.gpus, share, self.limits(subject.run.device, known=True))
 
     def _memory(
         self, subject: Subject, specs: list[TableSpec], view: ModelView | None, memory: float | None
@@ -224,7 +224,7 @@ class EmbeddingCost:
             own = sum(spec.bytes for spec in specs if spec.trainable)
             state = max(spec.optimizer.cost.state for spec in specs)
             rest = max(view.inventory.trainable_bytes - own, 0) * (2 + state)
-        yield from rules.memory(specs, self.around, limit, rest=rest, stated=memory is not None)
+        yield from footprint.memory(specs, self.around, limit, rest=rest, stated=memory is not None)
 
     def _cost(
         self, subject: Subject, specs: list[TableSpec], view: ModelView | None, counts: dict[str, RowCounts]

@@ -60,7 +60,7 @@ def read_model(subject: Subject, *, batch_size: int, length: int, needs_table: b
     from nndiag.lab import embedding as lab
 
     source = subject.model
-    assert source is not None  # noqa: S101 - the caller's condition
+    assert source is not None
     model = lab.skeleton(source, subject.run.seed)
     if model is None:
         model = source.make()
@@ -144,7 +144,7 @@ def _routing(subject: Subject, model: nn.Module) -> Routing | None:
 
 def _count(subject: Subject, view: ModelView) -> None:
     """Count the ids of the user's data per table, following the inputs that were looked up directly."""
-    from nndiag.lab.embedding_uses import watched_ids
+    from nndiag.lab.embedding_batches import watched_ids
 
     if view.watch is None or view.batch is None or view.invented or subject.data is None:
         return

@@ -107,7 +107,9 @@ def _best(cures: list[Cure]) -> str:
             )
         else:
             change = "" if cure.keeps else ", with other semantics"
-            parts.append(f"{cure.name} is {times(now.seconds / max(cure.seconds, 1e-9))} faster ({_known(now, cure)}){change}")
+            parts.append(
+                f"{cure.name} is {times(now.seconds / max(cure.seconds, 1e-9))} faster ({_known(now, cure)}){change}"
+            )
     return f": {'; '.join(parts)}" if parts else ""
 
 
@@ -188,7 +190,7 @@ def _bars(cures: list[Cure]) -> Iterator[Series]:
 
 def _against_rows(spec: TableSpec, seconds: object, rest: float) -> Iterator[Observation]:
     """Step time against vocabulary: the question that brought people here."""
-    assert callable(seconds)  # noqa: S101 - a function of rows
+    assert callable(seconds)
     sizes = sorted({max(int(spec.rows * factor), 1) for factor in (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)})
     table = [float(seconds(rows)) for rows in sizes]
     yield Series(

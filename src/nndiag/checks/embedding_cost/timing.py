@@ -215,7 +215,7 @@ def time_whole(
     if view.watch is None or view.batch is None:
         raise NndiagError(f"no inputs are known that the model takes: {view.trouble}", hint="give DATA")
     rows = shrunk_rows(view)
-    assert subject.model is not None  # noqa: S101 - the caller's condition
+    assert subject.model is not None
     model = build(subject.model, rows, subject.run.seed).to(subject.run.device)
     sizes = {site.parameter: rows.get(site.rows, site.rows) for site in view.sites}
     inputs = move(folded(view.batch.inputs, view.watch, sizes), subject.run.device)
