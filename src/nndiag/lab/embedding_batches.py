@@ -5,22 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from nndiag.lab.forward import as_tensors, tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     import numpy as np
     from numpy.typing import NDArray
 
     from nndiag.lab.embedding_uses import LookupWatch
-
-
-def distinct(batches: Sequence[Tensor]) -> list[int]:
-    """Distinct ids in each batch."""
-    return [int(torch.unique(batch).numel()) for batch in batches]
 
 
 def watched_ids(inputs: Any, watch: LookupWatch) -> dict[str, Callable[[Any], list[NDArray[np.int64]]]]:
