@@ -71,6 +71,8 @@ def _described(make: Callable[[int, Any], Any]) -> str:
 def _lengths(config: Any) -> list[int]:
     """Return sequence lengths worth trying."""
     most = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 16
+    if not isinstance(most, int) or most < 1:  # -1: no limit
+        most = 32
     return sorted({min(16, int(most)), min(32, int(most)), min(8, int(most))}, key=lambda n: abs(n - 16))
 
 
