@@ -79,9 +79,13 @@ def class_name(thing: Any) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-@cache
 def class_place(cls: type) -> Where:
     """Return where a class of the user's is written; nothing for torch's own."""
+    return _class_place(cls)
+
+
+@cache
+def _class_place(cls: Any) -> Where:
     try:
         filename = inspect.getsourcefile(cls)
         if filename is None or not is_users(filename):

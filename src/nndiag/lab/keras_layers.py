@@ -151,7 +151,8 @@ def _layer_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call
             made = nn.LayerNorm(shape, eps=layer.epsilon, elementwise_affine=layer.scale or layer.center)
         if made.weight is not None:
             _scaled(made, layer, lambda value: value.reshape(shape))
-        return made
+        module: nn.Module = made
+        return module
 
     return to.module(name, make, args[0])
 

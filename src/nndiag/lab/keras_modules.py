@@ -23,7 +23,7 @@ class HardwiredSpatialDropout(nn.Dropout1d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
         """Drop whatever the mode."""
-        return functional.feature_dropout(input, self.p, training=True)
+        return functional.dropout1d(input, self.p, training=True)
 
 
 class GaussianDropout(nn.Module):

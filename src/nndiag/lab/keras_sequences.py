@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -122,13 +123,18 @@ def attention(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call: d
         for part, dense in {**parts, "attention_output": out}.items():
             linear: Any = made.get_submodule(part)
             inputs = widths[part][0]
-            put(linear.weight, dense.kernel, lambda kernel, inputs=inputs: kernel.reshape(inputs, -1).t())
+            put(linear.weight, dense.kernel, partial(_rows_out, inputs=inputs))
             if bias:
                 put(linear.bias, dense.bias, torch.flatten)
         return made
 
     more = {"causal": True} if call.get("use_causal_mask") else {}
     return to.module(name, make, *given, **more)
+
+
+def _rows_out(kernel: Tensor, inputs: int) -> Tensor:
+    """Return a kernel (inputs …, outputs …) as torch's (outputs, inputs)."""
+    return kernel.reshape(inputs, -1).t()
 
 
 def _size(shape: Any) -> int:

@@ -192,7 +192,7 @@ def global_pool(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call
     x, back = _first(to, layer, args[0])
     kinds = _GLOBAL_MAX if "Max" in type(layer).__name__ else _GLOBAL_MEAN
     x = to.module(name, lambda: kinds[rank_of(layer) - 2](1), x)
-    return back(x) if layer.keepdims else to.apply(torch.flatten, x, 1)  # type: ignore[no-any-return]
+    return back(x) if layer.keepdims else to.apply(torch.flatten, x, 1)
 
 
 def padding(to: Builder, layer: Any, _name: str, args: tuple[Any, ...], _call: Any) -> Ref:
@@ -205,7 +205,7 @@ def padding(to: Builder, layer: Any, _name: str, args: tuple[Any, ...], _call: A
     if back is None:
         x, back = channels_second(to, args[0], 3, 2)
     flat = [sign * side for pair in reversed(pairs) for side in pair]
-    return back(to.apply(functional.pad, x, flat))  # type: ignore[no-any-return]
+    return back(to.apply(functional.pad, x, flat))
 
 
 def upsampling(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:

@@ -19,7 +19,7 @@ def render(reports: Sequence[Report], look: Look) -> str:
     for report in reports:
         for item in report.findings if look.show_suppressed else report.active:
             where = item.where
-            file = where.file or report.name
+            file = where.file or report.name or report.command
             line = f":{where.line}" if where.line else ""
             module = place_of(where, utf8=look.utf8)
             lines.append(

@@ -53,8 +53,10 @@ def summarise(rows: Array) -> Summary:
 
 def part(whole: Summary, chosen: Array) -> Summary:
     """The summary of some channels, (channels,) booleans."""
-    fields = (whole.mean, whole.sd, whole.mean_se, whole.log_sd_se, whole.low, whole.high)
-    return Summary(*(values[chosen] for values in fields), whole.rows)
+    mean, sd, mean_se, log_sd_se, low, high = (
+        values[chosen] for values in (whole.mean, whole.sd, whole.mean_se, whole.log_sd_se, whole.low, whole.high)
+    )
+    return Summary(mean, sd, mean_se, log_sd_se, low, high, whole.rows)
 
 
 @dataclass(frozen=True, slots=True)
