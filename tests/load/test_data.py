@@ -11,8 +11,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from nndiag.core.errors import NndiagError, NothingApplicableError, UsageError
+from nndiag.core.subject import Training
 from nndiag.lab.forward import tensors_in
 from nndiag.load.data import data_of, load_data
+from nndiag.load.invent import invent
 from nndiag.load.subject import load_subject
 
 X, Y = torch.arange(40.0).reshape(10, 4), torch.arange(10) % 3
@@ -225,3 +227,14 @@ def test_a_forward_that_fails_for_its_own_reasons_is_an_error_and_one_that_fits_
     subject = load_subject(lambda: Choosy(2, 2))
     assert subject.data is None
     assert "cannot be multiplied" in subject.no_data
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_arguments_that_a_model_by_name_needs_beside_its_main_one_are_invented_too():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.DecisionTransformerConfig(state_dim=5, act_dim=2, hidden_size=16, n_layer=1, n_head=1)
+    data = invent(transformers.DecisionTransformerModel(config), Training()).data
+    assert data is not None
+    inputs = next(iter(data.batches())).inputs
+    assert inputs["states"].shape[1:] == (16, 5)
+    assert inputs["actions"].shape[1:] == (16, 2)
