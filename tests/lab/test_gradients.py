@@ -160,7 +160,7 @@ def test_a_gradient_is_read_without_leaving_one_behind():
 
 def test_frozen_and_unused_parameters_have_their_place():
     model = network()
-    model[0].weight.requires_grad_(False)
+    model[0].weight.requires_grad_(requires_grad=False)
     model.spare = nn.Linear(2, 2).double()
     batch = classes()
     objective = resolve_objective(Training(loss="cross_entropy"), model[:3], batch)
@@ -201,3 +201,19 @@ def test_stillness_leaves_batch_norms_alone_unless_asked():
     model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5))
     assert not any(module.training for module in gradients.still(model).modules())
     assert [type(m).__name__ for m in gradients.still(model, batchnorm=True) if m.training] == ["BatchNorm1d"]
+
+
+def test_reading_a_sketch_leaves_an_accumulating_gradient_alone():
+    model = nn.Linear(300, 40).double()
+    model(torch.ones(2, 300, dtype=torch.float64)).sum().backward()
+    before = model.weight.grad.clone()
+    gradients.flat_gradient(model, sketch=1000)
+    assert torch.equal(model.weight.grad, before)
+
+
+def test_unrest_tells_a_random_forward_from_a_still_one():
+    batch = classes()
+    noisy = nn.Sequential(network(), nn.Dropout(0.5))
+    objective = resolve_objective(Training(loss="cross_entropy"), noisy, batch)
+    assert gradients.unrest(noisy.train(), batch, objective) > 0
+    assert gradients.unrest(noisy.eval(), batch, objective) == 0

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nndiag.lab.objective import Objective
 
 SKETCH = 1 << 22  # coordinates kept of a longer gradient
+HELD = 1 << 27  # coordinates held at once: one gigabyte in float64
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-4}  # relative distance that finite precision explains
 
 
@@ -61,8 +62,8 @@ def flat_gradient(model: nn.Module, sketch: int = SKETCH) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     at = 0
     for piece in pieces:
-        values = piece.double().cpu()
-        values *= torch.randint(0, 2, values.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+        signs = torch.randint(0, 2, piece.shape, generator=generator, dtype=torch.int8).mul_(2).sub_(1)
+        values = piece.double().cpu() * signs  # a copy: the gradient itself may still be accumulating
         for part in torch.split(values, sketch):
             first = min(len(part), sketch - at)
             bins[at : at + first] += part[:first]
@@ -71,11 +72,16 @@ def flat_gradient(model: nn.Module, sketch: int = SKETCH) -> Tensor:
     return bins
 
 
+def room_for(gradients: int) -> int:
+    """Return how many coordinates each of so many gradients may keep."""
+    return max(SKETCH, HELD // gradients)
+
+
 def _dense(grad: Tensor) -> Tensor:
     return grad.to_dense() if grad.is_sparse else grad
 
 
-def gradient_of(model: nn.Module, batch: Batch, objective: Objective, *, seed: int = 0) -> Tensor:
+def gradient_of(model: nn.Module, batch: Batch, objective: Objective, *, seed: int = 0, sketch: int = SKETCH) -> Tensor:
     """Return the gradient of the loss on one batch, in the model's present mode.
 
     Returns:
@@ -100,9 +106,18 @@ def gradient_of(model: nn.Module, batch: Batch, objective: Objective, *, seed: i
             raise NndiagError(
                 f"the backward pass failed: {said[:160]}", hint="does one training step work?"
             ) from failed
-    found = flat_gradient(model)
+    found = flat_gradient(model, sketch)
     model.zero_grad(set_to_none=True)
     return found
+
+
+def unrest(model: nn.Module, batch: Batch, objective: Objective, *, seed: int = 0) -> float:
+    """Return the relative distance between the losses of two equal calls under different seeds: 0 when still."""
+    found = []
+    for turn in (seed, seed + 1):
+        with seeded(turn), torch.no_grad():
+            found.append(float(loss_of(model, batch, objective)[0]))
+    return abs(found[0] - found[1]) / max(abs(found[1]), 1e-300)
 
 
 def whole_batch(data: DataSource, rows: int, device: str = "cpu") -> Batch | None:
@@ -165,11 +180,11 @@ def split_rows(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
 
 
 def shard_gradients(
-    model: nn.Module, shards: Iterable[Batch], objective: Objective, *, seed: int = 0
+    model: nn.Module, shards: Iterable[Batch], objective: Objective, *, seed: int = 0, sketch: int = SKETCH
 ) -> Iterator[Tensor]:
     """Yield the gradient of each shard's own loss, (P,) each."""
     for shard in shards:
-        yield gradient_of(model, shard, objective, seed=seed)
+        yield gradient_of(model, shard, objective, seed=seed, sketch=sketch)
 
 
 def explain_sum(parts: Tensor, whole: Tensor, counts: Sequence[Sequence[float]], tolerance: float) -> Sums:

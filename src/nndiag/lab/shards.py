@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import batch_rows, main_output, mapped
-from nndiag.lab.gradients import flat_gradient
+from nndiag.lab.gradients import SKETCH, flat_gradient
 from nndiag.lab.objective import loss_of, resolve_objective
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class RankGradient:
     average_ranks: bool = True
     average_micro: bool = True
     unused: bool = False  # some parameter gets no gradient
+    sketch: int = SKETCH  # coordinates kept of the gradient
     seed: int = 0
 
     def __call__(self, rank: int, world: int) -> dict[str, Any]:  # noqa: ARG002 - every job gets both
@@ -50,7 +51,7 @@ class RankGradient:
                 if item.requires_grad:
                     item.grad = torch.zeros_like(item) if item.grad is None else item.grad
                     dist.all_reduce(item.grad)
-        whole = flat_gradient(self.model)
+        whole = flat_gradient(self.model, self.sketch)
         return {"gradient": whole if rank == 0 else whole[:0], "local": local, "global": float(whole @ whole)}
 
     def _accumulate(self, model: nn.Module, objective: Any, own: Sequence[Batch]) -> list[float]:
@@ -69,7 +70,7 @@ class RankGradient:
                     loss, _ = loss_of(model, batch, objective)
                     (loss / len(own) if self.average_micro else loss).backward()  # type: ignore[no-untyped-call]
                 if alone is not None:
-                    now = flat_gradient(self.model)
+                    now = flat_gradient(self.model, self.sketch)
                     step = now - before
                     norms.append(float(step @ step))
                     before = now

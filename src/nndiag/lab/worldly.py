@@ -27,7 +27,7 @@ def _mentions(thing: Any, depth: int, seen: set[int]) -> bool:
     if isinstance(thing, MethodType):
         thing = thing.__func__
     if not isinstance(thing, FunctionType):
-        call = getattr(type(thing), "__call__", None)
+        call = next((vars(kind)["__call__"] for kind in type(thing).__mro__ if "__call__" in vars(kind)), None)
         thing = call if isinstance(call, FunctionType) else None
     if thing is None or id(thing) in seen or _is_library(thing.__module__ or ""):
         return False
