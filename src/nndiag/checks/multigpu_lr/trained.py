@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253 - imported only where a model is
 
 from nndiag.checks.multigpu_lr.plan import show
+from nndiag.checks.multigpu_lr.rate import NEARLY, allowed_range
 from nndiag.core.errors import NndiagError, UsageError
-from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip, Step, Table
+from nndiag.core.findings import Evidence, Judged, Measurement, Series, Severity, Skip, Step, Table
 from nndiag.core.rules import found
 from nndiag.lab.forward import batch_rows
 from nndiag.lab.gradients import whole_batch
@@ -214,6 +215,7 @@ def _scaled_run(setting: Setting, one: Outcome, many: Outcome, start: float) -> 
     accuracy = ""
     if one.held_accuracy and many.held_accuracy:
         accuracy = f", accuracy {fmean(one.held_accuracy):.1%} → {fmean(many.held_accuracy):.1%}"
+    ruled = not broken and _follows_a_rule(setting)
     ended = "diverges" if broken else f"ends at {fmean(many.held_loss):.4g}"
     yield found(
         "MGL201",
@@ -229,10 +231,23 @@ def _scaled_run(setting: Setting, one: Outcome, many: Outcome, start: float) -> 
             seed=setting.subject.run.seed,
             detail="paired over data orders, same held-out samples",
         ),
-        means="N devices do not reproduce one: fewer updates, each with the wrong size",
+        means="the rate follows a usual rule; so short a training, mostly warm-up, favours many small updates, and the "
+        "gap may close later"
+        if ruled
+        else "N devices do not reproduce one: fewer updates, each with the wrong size",
         fix="take the run of the table that comes closest to one device: linear with warm-up (SGD), square root (Adam) "
         "or the gain",
+        severity=Severity.NOTE if ruled else None,
     )
+
+
+def _follows_a_rule(setting: Setting) -> bool:
+    """Whether the declared rate is one that MGL001 has nothing to say about."""
+    k, ratio = setting.plan.k, setting.plan.rate_ratio
+    if k is None or ratio is None:
+        return False
+    low, high = allowed_range(setting.plan, k)
+    return low / NEARLY <= ratio <= high * NEARLY
 
 
 def _two_scales(one: Outcome, many: Outcome, start: float) -> Iterator[Observation]:
