@@ -135,7 +135,11 @@ def planted():
     for specimen in list(ALL.values())[::8]:
         model = specimen.make()
         place = block(model, specimen.batch)
-        if place:
+        if place and all(
+            parameter.requires_grad
+            for name in (*place[0], place[1])
+            for parameter in model.get_submodule(name).parameters()
+        ):  # what is frozen on purpose is not judged
             for kind in (cloned, constant, two_zeros):
                 yield specimen, kind, place, (*place[0], place[1])
         if (found := attention(model)) is not None:
