@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from nndiag.core.errors import NndiagError, UsageError
 from nndiag.core.subject import Run, Subject, Training
 from nndiag.load.arrays import open_arrays, pick
-from nndiag.load.curves import load_curve
 from nndiag.load.door import STDIN, Opened, inspect, shown, split_column
 from nndiag.load.tables import Table, open_table
 
@@ -64,6 +63,8 @@ def entropy_inputs(
     if logits:
         inputs["logits"] = _numbers(logits, LOGITS)
     if curve:
+        from nndiag.load.curves import load_curve
+
         inputs["curve"] = load_curve(curve)
     if class_weights:
         inputs["class_weights"] = _weights(class_weights)
