@@ -84,7 +84,11 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
             f"loss {num(loss)} is {_above(left, levels)} above its floor {num(levels.floor)}",
             where=where,
             evidence=Evidence(
-                left, "nats", threshold=AT_FLOOR * levels.span, n=n, detail="KL(q‖p), mean over the same rows"
+                left,
+                "nats",
+                threshold=AT_FLOOR * levels.span,
+                n=n,
+                detail=f"KL(q‖p), mean over the same rows; the largest probability error is {num(losses.error, 2)}",
             ),
             means="done, not stuck: the rest of the loss is the entropy of the labels, which no model removes",
             fix="watch KL(q‖p) or the gradient norm, not the loss; better labels would lower the floor",
