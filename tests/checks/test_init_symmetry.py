@@ -389,3 +389,27 @@ def test_a_model_that_keeps_its_eval_mode_results_is_still_judged():
     report = ask(Cached, steps=1)
     assert said(report) == []
     assert "SYM201" in report.checked
+
+
+class Pooled(nn.Module):
+    """Smooth layers and pooling in front of one rectified head: what the head reads hardly differs between inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.norm = nn.Conv2d(3, 32, 3, padding=1), nn.GroupNorm(4, 32)
+        self.head = nn.Sequential(nn.Linear(32, 48), nn.ReLU(), nn.Linear(48, 5))
+
+    def forward(self, x):
+        return self.head(nn.functional.silu(self.norm(self.features(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_rectifier_behind_other_layers_may_be_off_as_often_as_on(seed):
+    def make():
+        torch.manual_seed(seed)
+        return Pooled()
+
+    images = torch.randn(32, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    labels = torch.arange(32) % 5
+    report = ask(make, [Batch(images, labels)])
+    assert "SYM101" not in {code for code, _module in said(report)}

@@ -32,14 +32,14 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
         yield Skip("SYM101", f"units were seen on fewer than {SEEN} inputs and positions")
         return
     limit = scene.check.max_dead_share
-    for position, site in enumerate(enough):
+    for site in enough:
         if not site.dead or site.share < scene.check.min_input_share:
             continue  # what no longer depends on the input is on or off for all of them: SYM103
         if _silenced(seen, site):
             continue  # by a layer before it, which has its own finding
         pruned = _zero_rows(scene, seen, site)
         dead = site.dead - pruned
-        excess = dead if position == 0 else dead - site.always
+        excess = dead if _reads_data(seen, site) else dead - site.always
         low, high = share_interval(max(excess, 0), site.units)
         if low <= limit * 0.75 or excess / site.units <= limit:
             continue
@@ -80,6 +80,19 @@ def _origin(seen: Signals, site: Site) -> Where:
     """The weighted layer whose units are cut, where it is known; the activation is its reader."""
     source = _source(seen, site)
     return site.call.place if source is None else replace(source.call.place, next=site.name)
+
+
+def _reads_data(seen: Signals, site: Site) -> bool:
+    """Whether the layer in front is the first to weigh the data: an offset of the data turns its units off.
+
+    Deeper in, what a layer reads has a mean of its own, and chance leaves as many units always on as always off.
+    """
+    from nndiag.lab.roles import WEIGHTED
+
+    source = _source(seen, site)
+    if source is None or seen.flow is None:
+        return False
+    return not any(step.role in WEIGHTED for step in seen.flow.upstream(source.call))
 
 
 def _silenced(seen: Signals, site: Site) -> bool:
