@@ -14,6 +14,7 @@ from nndiag.lab.borrow import seeded
 from nndiag.lab.dropout_graph import Chance, Seen
 from nndiag.lab.dropout_player import Player
 from nndiag.lab.dropout_script import Script
+from nndiag.lab.flops import FlopCounter
 from nndiag.lab.forward import batch_rows, call, tensors_in, unwrapped
 
 if TYPE_CHECKING:
@@ -117,24 +118,22 @@ class Bench:
         return not same and gap > _ROUNDING
 
     def work(self) -> int:
-        """Return the multiply-adds of one training forward, as torch counts them; autograd is on if it must be.
+        """Return the operations of one training forward, as torch counts them; autograd is on if it must be.
 
         Counted, not timed: equal runs must choose equal samples.
         """
-        from torch.utils.flop_counter import FlopCounterMode
-
         self._mode(training=True, hold=True)
         for grad in (False, True):
             self.grad = grad
             try:
-                with FlopCounterMode(display=False) as counter:
+                with FlopCounter() as counter:
                     self._plain(self.seed, training=True)
             except NndiagError:
                 if grad:
                     self.grad = False
                     raise
                 continue
-            return int(counter.get_total_flops())
+            return int(counter.total)
         return 0  # unreachable: the loop returns or raises
 
     def _plain(self, seed: int, *, training: bool = False) -> Any:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from nndiag.lab.uncompiled import PlainMode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ class TableOp:
 
 
 @dataclass
-class TrafficCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TrafficCounter(PlainMode):
     """Records every operation that touches at least `numel` elements of one tensor.
 
     Args:

@@ -1,4 +1,4 @@
-"""Plain optimizer steps without torch's compiler, whose import alone takes longer than a short training run."""
+"""Plain optimizer steps and dispatch modes, without torch's compiler: importing it outlasts a short training run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,3 +70,11 @@ def lightened(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     light.step = types.MethodType(step, optimizer)
     light.zero_grad = types.MethodType(plain_zero, optimizer)
     return optimizer
+
+
+class PlainMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode that runs its hook as plain Python, so that its first operation imports no compiler."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # "skip" is what torch does by asking the compiler; nothing here is compiled anyway
