@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 from torch import Tensor
 from torch.nn import functional
 
@@ -116,7 +116,7 @@ def _shift(norm: Step, still: Tensor | None, drawn: list[Tensor]) -> NormShift |
     each = ratios.mean(0)
     middle = float(each.median())
     width = (
-        float(stats.t.ppf(0.975, max(1, len(middles) - 1))) * standard_error(middles) if len(middles) > 1 else math.inf
+        float(stdtrit(max(1, len(middles) - 1), 0.975)) * standard_error(middles) if len(middles) > 1 else math.inf
     )
     return NormShift(norm, middle, (middle - width, middle + width), tuple(each.tolist()), len(drawn))
 
