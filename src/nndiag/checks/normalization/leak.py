@@ -72,23 +72,23 @@ def _standard(moments: Moments) -> bool:
 
 def _exact_chance(moments: Moments) -> float:
     """How likely an honest set of this size has means and spreads this sharp."""
-    from scipy import stats
+    from scipy import special
 
     varying = moments.sd > 1e-6
     error = 1 / moments.count[varying] ** 0.5
-    inside = stats.norm.cdf(SHARP / error) - stats.norm.cdf(-SHARP / error)  # for the mean; the sd is as sharp
+    inside = special.ndtr(SHARP / error) - special.ndtr(-SHARP / error)  # for the mean; the sd is as sharp
     return float((inside**2).prod())
 
 
 def _whole(mine: Profile, theirs: Profile) -> tuple[float, float]:
     """T over all rows, from the moments, and its chance."""
     import numpy as np
-    from scipy import stats
+    from scipy import special
 
     varying = (mine.moments.sd > 1e-6) & (theirs.moments.sd > 1e-6)
     gap = (theirs.moments.mean - mine.moments.mean)[varying] / mine.moments.sd[varying]
     value = float((gap**2 / (1 / theirs.moments.count[varying] + 1 / mine.moments.count[varying])).sum())
-    return value, float(stats.chi2.cdf(value, int(np.count_nonzero(varying))))
+    return value, float(special.chdtr(int(np.count_nonzero(varying)), value))
 
 
 def _own_range(profile: Profile) -> bool:
