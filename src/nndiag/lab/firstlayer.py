@@ -223,7 +223,8 @@ def _power(first: Sequence[Tensor | None], block: Sequence[Tensor], rounds: int)
         if not bool(torch.isfinite(norm)) or float(norm) == 0:
             return value
         vector = [v / norm for v in vector]
-        product = torch.autograd.grad(grads, params, grad_outputs=vector, retain_graph=True, allow_unused=True)
+        along = torch.stack([(g * v).sum() for g, v in zip(grads, vector, strict=True)]).sum()  # no grad_outputs: sympy
+        product = torch.autograd.grad(along, params, retain_graph=True, allow_unused=True)
         vector, before = (
             [p if p is not None else torch.zeros_like(q) for p, q in zip(product, params, strict=True)],
             value,
