@@ -152,6 +152,12 @@ def test_what_is_no_data_is_an_error():
         data_of(3)
 
 
+@pytest.mark.parametrize("thing", [torch.nn.Linear(2, 2), torch.nn.ReLU, lambda: torch.nn.Linear(2, 2)])
+def test_a_model_where_data_was_expected_is_said_to_be_one(thing):
+    with pytest.raises(NndiagError, match="is a model where data was expected"):
+        list(data_of(thing).batches())
+
+
 def test_a_failing_data_set_names_the_users_line():
     class Broken(Items):
         def __getitem__(self, index):

@@ -34,8 +34,11 @@ def _beginner(  # noqa: PLR0911 - one return for each kind of data
     name: str, thing: Any, *, shape: Shape, size: int, seed: int
 ) -> Callable[[int | None], Iterable[Any]]:
     """Return a function that begins to read the object's batches from the start."""
+    from torch import nn
     from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+    if isinstance(thing, nn.Module) or (isinstance(thing, type) and issubclass(thing, nn.Module)):
+        raise NndiagError(f"{name} is a model where data was expected", hint="give the data as well: MODEL DATA")
     if _is_array(thing) or _is_columns(thing):
         return lambda wish: _rows(thing, wish or size)
     if isinstance(thing, DataLoader):
