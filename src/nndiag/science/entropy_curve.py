@@ -29,6 +29,7 @@ class Tail:
     change_se: float
     before: float  # mean of the stretch before it, twice as long
     spread: float  # largest minus smallest
+    least: float  # smallest
 
     @property
     def descending(self) -> bool:
@@ -67,7 +68,7 @@ def tail_of(values: Floats, points: int) -> Tail:
     earlier = values[max(0, n - 3 * points) : n - points]
     before = float(earlier.mean()) if len(earlier) else float(values[0])
     spread = float(tail.max() - tail.min())
-    return Tail(points, float(tail.mean()), se, change, change_se, before, spread)
+    return Tail(points, float(tail.mean()), se, change, change_se, before, spread, float(tail.min()))
 
 
 def _effective(residual: Floats) -> float:

@@ -11,7 +11,7 @@ from nndiag.core.errors import UsageError
 from nndiag.core.findings import Answer, Fact, Judged, Severity, Skip, Where
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from nndiag.checks.entropy_floor.layout import Source
     from nndiag.checks.entropy_floor.levels import Levels
@@ -64,7 +64,7 @@ class EntropyFloor:
         yield from facts(measured, levels, labels)
         yield from levels_seen(measured, levels)
         yield from self._weights(measured)
-        yield from self._contradictions(subject, material, labels, measured, levels)
+        levels = yield from self._contradictions(subject, material, labels, measured, levels)
         untrained = subject.model is not None and material["model"].untrained
         yield from self._losses(measured, levels, predictions, curve, place, untrained=untrained)
         yield from self._training(subject, material, measured)
@@ -150,22 +150,24 @@ class EntropyFloor:
 
     def _contradictions(
         self, subject: Subject, material: dict[str, Any], labels: Source, measured: Measured, levels: Levels
-    ) -> Iterator[Observation]:
+    ) -> Generator[Observation, None, Levels]:
+        """ENT008; returns the levels with the floor that equal inputs leave."""
         from nndiag.checks.entropy_floor.contradictions import why_not
         from nndiag.checks.entropy_floor.report import contradictory
 
         if material.get("x") is None:
             yield Skip("ENT008", "needs the inputs: an npz with x and y")
-            return
+            return levels
         if not subject.run.wants("ENT008"):
-            return
+            return levels
         x = as_source(material["x"], "x")
         reason = why_not(x, labels, measured)
         if reason:
             yield Skip("ENT008", reason)
-            return
+            return levels
         yield Judged("ENT008")
-        yield from contradictory(x, labels, measured, levels)
+        rise = yield from contradictory(x, labels, measured, levels)
+        return replace(levels, rise=rise)
 
     def _losses(  # noqa: PLR0913 - what there is to compare
         self,

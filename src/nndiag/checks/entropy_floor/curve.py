@@ -9,7 +9,7 @@ from nndiag.checks.entropy_floor.predictions import AT_FLOOR, FIXES, LEARNABLE
 from nndiag.checks.entropy_floor.standing import Standing
 from nndiag.checks.entropy_floor.units import Mismatch, mismatch
 from nndiag.checks.entropy_floor.words import LN2, num, percent, plus_minus
-from nndiag.core.findings import Answer, Evidence, Judged, Measurement, Series, Skip
+from nndiag.core.findings import Answer, Evidence, Judged, Measurement, Series, Severity, Skip
 from nndiag.core.rules import found
 from nndiag.science.entropy import ulp
 from nndiag.science.entropy_structure import DOUBLE_SOFTMAX, SIGMOID
@@ -64,7 +64,13 @@ def judge_curve(
 def _near_floor(at: Standing, levels: Levels) -> bool:
     tail, span = at.tail, levels.span
     allowed = max(AT_FLOOR * span, min(2.0 * tail.se, 0.02 * span), 2.0 * ulp(levels.floor, "float32")) + at.rounding
-    return abs(tail.mean - levels.floor) <= allowed
+    return min(abs(tail.mean - levels.floor), abs(tail.mean - levels.reachable)) <= allowed
+
+
+def _nearer(at: Standing, levels: Levels) -> float:
+    """The floor that the tail is judged against: the one of the inputs, or of the labels where it lies below that."""
+    middle = 0.5 * (levels.floor + levels.reachable)
+    return levels.reachable if at.tail.mean >= middle else levels.floor
 
 
 def _below(at: Standing, levels: Levels, unit: Mismatch | None) -> Finding | None:
@@ -99,11 +105,12 @@ def _below(at: Standing, levels: Levels, unit: Mismatch | None) -> Finding | Non
 
 
 def _at_floor(at: Standing, levels: Levels) -> Finding:
-    left = at.tail.mean - levels.floor
-    far = f"{percent(abs(left) / levels.floor)}" if levels.floor > 0 else f"{num(abs(left), 3)} nats"
+    floor = _nearer(at, levels)
+    left = at.tail.mean - floor
+    far = f"{percent(abs(left) / floor)}" if floor > 0 else f"{num(abs(left), 3)} nats"
     return found(
         "ENT002",
-        f"the loss ends at {num(at.tail.mean)}, {far} from its floor {num(levels.floor)}",
+        f"the loss ends at {num(at.tail.mean)}, {far} from its floor {num(floor)}",
         where=at.where,
         evidence=Evidence(
             left, "nats", (left - 1.96 * at.tail.se, left + 1.96 * at.tail.se), AT_FLOOR * levels.span,
@@ -175,6 +182,7 @@ def _plateaus(
 def _structural(at: Standing, levels: Levels, structures: Mapping[str, Bound]) -> list[tuple[float, str, str]]:
     """Bounds that the tail rests at or just above: not every sample need be right."""
     tail, near = at.tail, []
+    coarse = ulp(tail.mean, at.coarse) if at.coarse else 0.0
     for kind, bound in structures.items():
         room = levels.uniform - bound.level
         noise = 3.0 * math.hypot(tail.se, bound.se)
@@ -182,6 +190,8 @@ def _structural(at: Standing, levels: Levels, structures: Mapping[str, Bound]) -
         high = (ABOVE_STRUCTURE if kind in (DOUBLE_SOFTMAX, SIGMOID) else ABOVE_RARER) * room
         if noise > SHARP * room or bound.level - levels.floor <= 0.05 * levels.span or not tail.flat(0.01 * room):
             continue
+        if bound.each and tail.least < bound.level - max(0.003 * room, at.rounding, 2.0 * coarse):
+            continue  # no batch falls below a bound that every sample has: this tail does
         if -low <= tail.mean - bound.level <= high:
             near.append((abs(tail.mean - bound.level), "ENT006", kind))
     return near
@@ -227,6 +237,7 @@ def _unit_finding(unit: Mismatch, at: Standing, levels: Levels) -> Finding:
         evidence=Evidence(unit.factor, "ratio", threshold=1.0, n=at.evidence_n, detail=unit.proof),
         means="loss and floor are in different units: headroom read off them would be wrong",
         fix=unit.fix,
+        severity=None if unit.sure else Severity.NOTE,
     )
 
 
@@ -250,18 +261,19 @@ def _numbers(at: Standing, levels: Levels, *, labelled: bool) -> Iterator[Observ
 
 
 def _answer(at: Standing, levels: Levels, *, near: bool, verdict: str | None) -> str:
-    tail = at.tail
-    left = tail.mean - levels.floor
+    tail, floor = at.tail, _nearer(at, levels)
+    left = tail.mean - floor
     head = f"the loss ends at {plus_minus(tail.mean, tail.se)} nats, "
     if verdict is not None:
         return f"{head}{verdict}"
-    far = percent(left / levels.floor) if levels.floor > 1e-9 else f"{num(left, 3)} nats"
+    told = f"{num(floor)}, equal inputs with different labels counted" if floor > levels.floor else num(floor)
+    far = percent(left / floor) if floor > 1e-9 else f"{num(left, 3)} nats"
     if near:
         place = f"{far} above" if left >= 0 else "within noise and rounding of"
-        return f"{head}{place} its floor {num(levels.floor)}: training is done, not stuck; watch KL, not the loss"
+        return f"{head}{place} its floor {told}: training is done, not stuck; watch KL, not the loss"
     share = ""
     if levels.rows and levels.removable > LEARNABLE * levels.uniform:
-        gone = (levels.prior - tail.mean) / levels.removable
+        gone = (levels.prior - tail.mean) / max(levels.prior - floor, 1e-300)
         share = f": {percent(gone)} of the removable loss is gone" if gone > 0 else ": worse than the class prior"
     trend = " and it still falls" if tail.descending else ""
-    return f"{head}{num(left, 3)} above its floor {num(levels.floor)}{share}{trend}"
+    return f"{head}{num(left, 3)} above its floor {told}{share}{trend}"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.entropy_floor.measure import Measured, Recipe
 
+EQUAL = 1e-6  # nats: rows with one bound
 STRUCTURE_CLASSES = 4096  # beyond it, soft rows have no structural floors worth the time
 
 
@@ -32,6 +33,12 @@ class Levels:
     highest: float
     norm: float = 1.0  # factor from a mean over samples to torch's weighted mean
     entropy: float = 0.0  # what was taken off every level: the loss is a KL divergence
+    rise: float = 0.0  # by how much equal inputs with different labels raise the floor
+
+    @property
+    def reachable(self) -> float:
+        """The floor of a function of the inputs given; `floor` is that of the labels alone."""
+        return self.floor + self.rise
 
     @property
     def removable(self) -> float:
@@ -177,6 +184,7 @@ class Bound:
 
     level: float
     se: float = 0.0  # where it was computed from a sample of the rows
+    each: bool = False  # whether every row has this bound, so that no batch can fall below it (a mean of cosines can)
 
 
 def structures_of(measured: Measured | None, levels: Levels, recipe: Recipe) -> dict[str, Bound]:
@@ -184,14 +192,14 @@ def structures_of(measured: Measured | None, levels: Levels, recipe: Recipe) -> 
     import numpy as np
 
     from nndiag.science.entropy import targets_of
-    from nndiag.science.entropy_structure import binary_structures, hard_structures, soft_structures
+    from nndiag.science.entropy_structure import COSINE, binary_structures, hard_structures, soft_structures
 
     if recipe.weights is not None or recipe.temperature != 1.0 or levels.classes < 2:
         return {}
     if measured is not None and measured.layout.kind == BINARY and measured.sample is not None:
         found = _of_sample(binary_structures, targets_of(measured.sample, recipe.rate(2)), levels)
     elif levels.certain:
-        found = {name: Bound(level) for name, level in hard_structures(levels.classes).items()}
+        found = {name: Bound(level, each=name != COSINE) for name, level in hard_structures(levels.classes).items()}
     elif levels.classes > STRUCTURE_CLASSES:
         found = {}
     elif measured is None or measured.sample is None:
@@ -208,6 +216,7 @@ def _of_sample(structures: Any, u: NDArray[Any], levels: Levels) -> dict[str, Bo
     import numpy as np
 
     from nndiag.science.entropy import row_floor
+    from nndiag.science.entropy_structure import COSINE
 
     rows = u / u.sum(1, keepdims=True)
     floors = row_floor(rows)
@@ -215,5 +224,6 @@ def _of_sample(structures: Any, u: NDArray[Any], levels: Levels) -> dict[str, Bo
     for name, losses in structures(rows).items():
         above = losses - floors
         spread = 0.0 if len(rows) in (1, levels.rows) else float(np.std(above)) / math.sqrt(len(rows))
-        found[name] = Bound(levels.floor + levels.entropy + float(above.mean()), spread)
+        each = name != COSINE and bool(np.ptp(losses) < EQUAL)
+        found[name] = Bound(levels.floor + levels.entropy + float(above.mean()), spread, each)
     return found

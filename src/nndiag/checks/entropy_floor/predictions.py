@@ -76,15 +76,17 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
     yield Judged("ENT006")
     if structure is not None:
         yield structure
-    done = structure is None and left <= max(AT_FLOOR * levels.span, 1e-3 * loss if levels.span == 0 else 0.0)
+    base = levels.reachable if left >= levels.rise * (1.0 - AT_FLOOR) else levels.floor
+    excess = left - (base - levels.floor)
+    done = structure is None and excess <= max(AT_FLOOR * levels.span, 1e-3 * loss if levels.span == 0 else 0.0)
     yield Judged("ENT002")
     if done:
         yield found(
             "ENT002",
-            f"loss {num(loss)} is {_above(left, levels)} above its floor {num(levels.floor)}",
+            f"loss {num(loss)} is {_above(excess, base)} above its floor {num(base)}",
             where=where,
             evidence=Evidence(
-                left,
+                excess,
                 "nats",
                 threshold=AT_FLOOR * levels.span,
                 n=n,
@@ -99,17 +101,19 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
         yield Skip("ENT005", "the model comes untrained from its factory, at the prior by right; give --weights")
     else:
         ignored = yield from _prior(measured, levels, loss, structure is None, where)
-    yield Answer(_answer(loss, left, levels, done=done, ignored=ignored, structure=structure))
+    yield Answer(_answer(loss, excess, base, levels, done=done, ignored=ignored, structure=structure))
 
 
-def _above(left: float, levels: Levels) -> str:
-    return percent(left / levels.floor) if levels.floor > 0 else f"{num(left, 3)} nats"
+def _above(left: float, floor: float) -> str:
+    return percent(left / floor) if floor > 0 else f"{num(left, 3)} nats"
 
 
 def _answer(  # noqa: PLR0913 - what the sentence is made of
-    loss: float, left: float, levels: Levels, *, done: bool, ignored: bool, structure: Finding | None
+    loss: float, left: float, base: float, levels: Levels, *, done: bool, ignored: bool, structure: Finding | None
 ) -> str:
-    head = f"loss {num(loss)} is {_above(left, levels)} above its floor {num(levels.floor)} nats"
+    head = f"loss {num(loss)} is {_above(left, base)} above its floor {num(base)} nats"
+    if base > levels.floor:
+        head += " (equal inputs with different labels counted)"
     if structure is not None:
         return f"{head}: {structure.message}"
     if done:
@@ -117,7 +121,7 @@ def _answer(  # noqa: PLR0913 - what the sentence is made of
     if ignored:
         return f"{head} and at the class prior {num(levels.prior)}: the predictions do not use the inputs"
     if levels.removable > LEARNABLE * levels.uniform:
-        share = (levels.prior - loss) / levels.removable
+        share = (levels.prior - loss) / max(levels.prior - base, 1e-300)
         if share < 0:
             return f"{head}: worse than the constant class prior {num(levels.prior)}"
         return f"{head}: {percent(share)} of the removable loss is gone, KL {num(left, 3)} nats is left"

@@ -13,7 +13,7 @@ from nndiag.core.rules import found
 from nndiag.science.entropy import logit_error, ulp
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from numpy.typing import NDArray
 
@@ -144,12 +144,14 @@ def losses_seen(measured: Measured, levels: Levels) -> Iterator[Observation]:
     yield from _histogram("row KL", values)
 
 
-def contradictory(x: Source, labels: Source, measured: Measured, levels: Levels) -> Iterator[Observation]:
-    """ENT008, and the floor that it raises."""
+def contradictory(
+    x: Source, labels: Source, measured: Measured, levels: Levels
+) -> Generator[Observation, None, float]:
+    """ENT008; returns by how much equal inputs with different labels raise the floor, nats."""
     seen = contradictions(x, labels, measured)
     yield Measurement("repeated_inputs", float(seen.repeated), "inputs")
     if not seen.groups:
-        return
+        return 0.0
     raised = levels.floor + seen.rise
     yield Measurement("floor_given_inputs", raised, "nats")
     rows = ", ".join(map(str, seen.example))
@@ -165,10 +167,16 @@ def contradictory(x: Source, labels: Source, measured: Measured, levels: Levels)
         means="equal inputs get equal answers: the best is the mean label, and its entropy is left",
         fix="merge the rows and average their labels, or correct the wrong ones",
     )  # fmt: skip
+    return seen.rise
 
 
 def headline(measured: Measured, levels: Levels) -> Answer:
     """The answer when there are labels only."""
+    if levels.rise > 0.0:
+        return Answer(
+            f"no function of these inputs gets below {both(levels.reachable)}: equal inputs carry different labels "
+            f"(by the labels alone the floor is {num(levels.floor)}); the class prior gives {both(levels.prior)}"
+        )
     if levels.certain and levels.floor <= 0.0 and not levels.entropy:
         return Answer(
             f"every label is certain: the floor is 0 nats, the class prior {num(levels.prior)}, "

@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 START = 0.05  # a start within this of ln C is that of an untrained model
 ENOUGH = 0.05  # nats: a floor below this tells nothing about units
 FEWEST_CLASSES = 20  # below it, a start at C is nothing special
+WORSE = 1.1  # times ln C: a curve that ends above it was never better than equal probabilities
+FALLEN = 1.5  # times: a curve that fell by less may be one that never learnt
+# over which sums of losses run: batch sizes and lengths as people choose them
+SIZES = (4, 8, 10, 16, 20, 24, 32, 48, 50, 64, 96, 100, 128, 200, 256, 384, 500, *(512 << i for i in range(12)))
+MEAN = 'average over samples and tokens as the floor does: reduction="mean"'
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Mismatch:
     fix: str
     factor: float  # curve over nats per sample
     proof: str
+    sure: bool = True  # whether the reading is named; a level that no per-sample loss keeps is only noted
 
 
 def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch | None:
@@ -44,21 +50,46 @@ def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch 
     at_level = min(abs(tail.mean - level) for level in (floor, levels.prior)) <= near
     if natural or at_level:
         return None
-    return _perplexity(start, tail, floor, classes) or _factor(start, tail, levels, tokens)
+    return _perplexity(start, tail, levels) or _factor(start, tail, levels, tokens) or _never_better(start, tail, levels)
 
 
-def _perplexity(start: float, tail: Tail, floor: float, classes: int) -> Mismatch | None:
-    if start < 3.0 * math.log(classes) or tail.mean < 1.0:
+def _perplexity(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
+    """A start at C, and a second sign: many classes, an end at exp(floor), at 1, or above ln C."""
+    floor, classes = levels.floor, levels.classes
+    if start < 3.0 * math.log(classes) or tail.least < 1.0:
         return None
     begins = abs(math.log(start) - math.log(classes)) <= START * math.log(classes)
-    ends = floor > ENOUGH and abs(math.log(tail.mean) - floor) <= 0.02 * max(floor, 1.0)
-    if not begins or not (ends or classes >= FEWEST_CLASSES):
+    ends = abs(math.log(tail.mean) - floor) <= 0.02 * max(floor, 1.0) and tail.flat(0.01)
+    if not begins or not (ends or classes >= FEWEST_CLASSES or tail.mean > WORSE * levels.uniform):
         return None
     return Mismatch(
         "perplexity, exp(loss)",
         "compare ln(perplexity) with the floor, or name the column perplexity",
         tail.mean / max(math.log(tail.mean), 1e-12),
         f"it starts near C = {classes}" + (" and ends near exp(floor)" if ends else ""),
+    )
+
+
+def _never_better(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
+    """A curve that has learnt and come to rest, and yet lies above ln C from end to end: no mean over samples does."""
+    uniform = levels.uniform
+    if min(tail.least, tail.mean) < WORSE * uniform or start < FALLEN * tail.mean or not tail.flat(0.02 * start):
+        return None
+    begin = start / uniform
+    sizes = [levels.rows, *SIZES]
+    nearest = min((size for size in sizes if size > 1), key=lambda size: abs(math.log(begin / size)))
+    if abs(begin / nearest - 1.0) <= START and tail.mean / nearest >= levels.floor * (1.0 - START):
+        over = "all samples" if nearest == levels.rows else f"about {nearest} samples or tokens"
+        return Mismatch(
+            f"a sum over {over}", MEAN, float(nearest),
+            f"it starts at {num(begin, 4)} times ln C and never falls to ln C; {num(tail.mean / nearest, 3)} per sample",
+        )  # fmt: skip
+    return Mismatch(
+        "no mean over samples: a sum, a perplexity, or a loss with further terms",
+        "log the cross-entropy alone, averaged over samples and tokens",
+        tail.mean / uniform,
+        f"it falls by {num(start / tail.mean, 3)} times and still ends above ln C, what equal probabilities give",
+        sure=False,
     )
 
 
@@ -88,7 +119,7 @@ def _factor(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch |
                 else f"{num(end, 3)} times the loss per sample"
             )
             return Mismatch(
-                words, 'average over samples and tokens as the floor does: reduction="mean"', end,
+                words, MEAN, end,
                 f"it starts at {num(begin, 3)} times ln C and ends at {num(end, 3)} times the floor",
             )  # fmt: skip
     return None
