@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nndiag.lab.units import UnitView
 
 QUIET = 1e-13  # share of the strongest gradient below which a unit has not been pulled at all
+ROUNDINGS = 64  # units of rounding by which kernels treat equal units differently within a few steps
 STILL = 1e-8  # share of a unit's norm below which it has not moved yet
 NEAR_LIMIT = 30_000_000  # entries: larger layers are compared exactly only
 
@@ -67,21 +68,24 @@ def twins_of(view: UnitView, tensors: Mapping[str, Tensor], tolerance: float) ->
 def still_together(item: Twins, trial: Trial, tolerance: float) -> Twins | None:
     """Return what is left of the groups after a trial: members that were pulled, and moved alike.
 
-    The difference of two displacements is compared with the displacement, so that neither a small learning rate nor a
-    small gradient looks like a lock. Units that no gradient has pulled are left out: nothing was learned about them.
+    The difference of two displacements is compared with these units' own displacement, so that neither a small learning
+    rate nor a small gradient looks like a lock. Units that no gradient has pulled are left out: nothing was learned
+    about them.
     """
     pulled = pulled_units(item.view, trial)
     moves = displacement(item.view, trial)
     floor = rounding_floor(item.view, trial)
+    noise = ROUNDINGS * _precision(item.view, trial)
     rest: list[NDArray[np.int64]] = []
     for group in item.groups:
         members = group[pulled[group]]
         if members.size < 2:
             continue
-        scale = float(np.linalg.norm(moves[members], axis=1).max())
-        if scale == 0.0 or not np.isfinite(scale):
+        own = np.linalg.norm(moves[members], axis=1)  # each unit's: in one group some wake later than others
+        largest = float(own.max())
+        if largest == 0.0 or not np.isfinite(largest):
             continue
-        part = near(moves[members], tolerance, scale=scale + floor / max(tolerance, 1e-300))
+        part = near(moves[members], tolerance, scale=own + (floor + noise * largest) / max(tolerance, 1e-300))
         rest.extend(members[inner] for inner in part.groups)
     return Twins(item.view, tuple(rest)) if rest else None
 
@@ -116,11 +120,14 @@ def pulled_units(view: UnitView, trial: Trial) -> NDArray[np.bool_]:
 
 def rounding_floor(view: UnitView, trial: Trial) -> float:
     """Return the distance that rounding of the stored weights alone makes."""
-    first = trial.before[view.weights[0]]
-    if not first.is_floating_point():
-        return 0.0
     rows = view.rows(trial.before)
-    return float(torch.finfo(first.dtype).eps * np.linalg.norm(rows, axis=1).max(initial=0.0))
+    return _precision(view, trial) * float(np.linalg.norm(rows, axis=1).max(initial=0.0))
+
+
+def _precision(view: UnitView, trial: Trial) -> float:
+    """Return the unit roundoff of the weights' type."""
+    first = trial.before[view.weights[0]]
+    return float(torch.finfo(first.dtype).eps) if first.is_floating_point() else 0.0
 
 
 def meet(item: Twins, other: Twins | None) -> Twins | None:

@@ -75,14 +75,20 @@ def examine(bench: Bench, trial: Trial, loss: Callable[..., Tensor] | None, step
 
 
 def _by_chance(bench: Bench, path: DeadPath, loss: Callable[..., Tensor] | None, steps: int) -> bool:
-    """Whether a quiet layer is merely small: with its weights negated, as likely a draw, gradient would arrive."""
-    weights = [name for name in path.starved if _owner(name) == path.blockers[0] and bench.start[name].dim() >= 2]
+    """Whether a quiet layer is merely small: with its weights negated, as likely a draw, gradient would arrive.
+
+    So are biases of the size that a default layer draws; a larger one was chosen.
+    """
+    mine = [name for name in path.starved if _owner(name) == path.blockers[0]]
+    weights = [name for name in mine if bench.start[name].dim() >= 2]
     if not weights or any(bench.start[name].shape[0] >= CROWD for name in weights):
         return False
+    drawn = min(math.sqrt(bench.start[name].shape[0] / bench.start[name].numel()) for name in weights)
+    small = [name for name in mine if bench.start[name].dim() < 2 and float(bench.start[name].abs().max()) <= drawn]
 
     def negate(model: nn.Module) -> None:
         table = dict(model.named_parameters())
-        for name in weights:
+        for name in (*weights, *small):
             table[name].neg_()
 
     trial = bench.run(min(steps, 3), loss, alter=negate)

@@ -280,15 +280,19 @@ def _bare(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator[Uni
         units, classes = use.size(tuple(item.shape))
         if units < 2:
             continue
+        own = leaf == "weight"  # a layer by another name: a quantised Linear, a tied head
+        beside = module._parameters.get("bias") if own else None  # noqa: SLF001 - likewise
+        bias = _join(name, "bias") if beside is not None and beside.shape == (units,) else None
         yield UnitView(
             module=name,
             cls=_qualified(module),
-            part=leaf,
+            part="" if own else leaf,
             kind="raw",
             weights=(full,),
-            biases=(),
+            biases=(bias,) if bias else (),
             units=units,
             read=lambda tensors, full=full, use=use: use.turn(tensors[full]),  # type: ignore[misc]
+            read_bias=(lambda tensors, bias=bias: tensors[bias][:, None]) if bias else None,  # type: ignore[misc]
             classes=classes,
         )
 

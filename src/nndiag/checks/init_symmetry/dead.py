@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.symmetry_dead import DeadPath
 
+THROUGH = ("shape", "dropout", "pool", "activation", "normaliser")
+
 
 def examine(scene: Scene) -> Iterator[Observation]:
     """Yield a finding for each dead path, and say which parameters were not exercised."""
@@ -50,8 +52,7 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
     assert scene.judgement is not None
     steps = scene.judgement.trial.steps
     numel = sum(scene.bench.start[name].numel() for name in path.starved)
-    first = path.blockers[0]
-    following = path.blockers[1] if len(path.blockers) > 1 else _reader(scene, first)
+    first, following = _in_series(scene, path)
     if len(path.zero) > 1:
         names = ", ".join(f'"{name}"' for name in path.zero[:4])
         cause = f"{len(path.zero)} zero factors in series ({names})"
@@ -83,13 +84,33 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
     )
 
 
+def _in_series(scene: Scene, path: DeadPath) -> tuple[str, str | None]:
+    """The blocker that another one reads, by the names under which they ran: a tied layer has two."""
+    flow = scene.signals.flow if scene.signals else None
+    first = path.blockers[0]
+    if flow is None or len(path.blockers) < 2:
+        return first, path.blockers[1] if len(path.blockers) > 1 else _reader(scene, first)
+    modules = dict(scene.bench.model.named_modules(remove_duplicate=False))
+    weights = {id(modules[name].weight): name for name in path.blockers if hasattr(modules.get(name), "weight")}
+    goes_by = {
+        name: weights[id(item.weight)] for name, item in modules.items() if id(getattr(item, "weight", None)) in weights
+    }
+    for call in flow.steps:
+        if call.kind != "module" or call.name not in goes_by:
+            continue
+        for end in flow.after(call, through=THROUGH):
+            if goes_by.get(end.name, goes_by[call.name]) != goes_by[call.name]:
+                return call.name, end.name
+    return first, path.blockers[1]
+
+
 def _reader(scene: Scene, name: str) -> str | None:
     """The first weighted layer behind a module."""
     flow = scene.signals.flow if scene.signals else None
     if flow is None:
         return None
     call = next((step for step in flow.steps if step.kind == "module" and step.name == name), None)
-    ends = flow.after(call, through=("shape", "dropout", "pool", "activation", "normaliser")) if call else ()
+    ends = flow.after(call, through=THROUGH) if call else ()
     return next((step.name or step.owner for step in ends), None)
 
 

@@ -63,7 +63,7 @@ def place(scene: Scene, name: str, following: str | None = None) -> Where:
 
 def place_of(view: UnitView) -> str:
     """The module; of a parameter that is multiplied by hand, the parameter."""
-    return view.weights[0] if view.kind == "raw" else view.module
+    return view.weights[0] if view.kind == "raw" and view.part else view.module
 
 
 def condition(scene: Scene, twins: Twins) -> tuple[str, tuple[str, ...]]:

@@ -146,11 +146,14 @@ def _rows(batch: Any) -> int:
 
 
 def _nonfinite(scene: Scene) -> Iterator[Observation]:
-    """Weights that are no numbers make every verdict void."""
+    """Weights that are no numbers make every verdict void; buffers may hold infinity as a bound or a mask."""
     import torch
 
+    learned = {name for name, _ in scene.bench.model.named_parameters()}
     bad = [
-        name for name, item in scene.bench.start.items() if item.is_floating_point() and not torch.isfinite(item).all()
+        name
+        for name, item in scene.bench.start.items()
+        if name in learned and item.is_floating_point() and not torch.isfinite(item).all()
     ]
     if bad:
         names = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

@@ -21,12 +21,14 @@ def examine(scene: Scene) -> Iterator[Observation]:
     from nndiag.lab.symmetry import mirrors_of, twins_of
     from nndiag.lab.symmetry_flow import zero_pairs
 
-    settled = scene.judgement is not None and scene.judgement.trial.finite
+    judgement = scene.judgement
+    settled = judgement is not None and judgement.trial.finite
     yield from (Judged(code) for code in ("SYM001", "SYM003"))
     flow = scene.signals.flow if scene.signals else None
     if flow is not None:
         yield Judged("SYM002")
     if settled:
+        yield from _not_exercised(scene)
         return
     table = dict(scene.bench.start)
     pairs = zero_pairs(flow, scene.bench.model) if flow is not None else []
@@ -44,6 +46,21 @@ def examine(scene: Scene) -> Iterator[Observation]:
         mirror = mirrors_of(view, table)
         if mirror is not None and (locked := _locked(scene, mirror)) is not None:
             yield _kept(scene, mirror_finding(scene, locked, measured=False))
+
+
+def _not_exercised(scene: Scene) -> Iterator[Observation]:
+    """Layers that the steps never reached: the run has settled nothing about them."""
+    from nndiag.lab.symmetry import twins_of
+    from nndiag.lab.symmetry_dead import unused
+
+    assert scene.judgement is not None
+    idle = set(unused(scene.judgement.trial))
+    for view in scene.views:
+        if not idle.issuperset(view.weights):
+            continue
+        twins = twins_of(view, scene.bench.start, scene.check.tolerance)
+        if twins is not None and _any_weight(scene, twins):
+            yield _kept(scene, _twin_finding(scene, twins, "incoming weights identical; these inputs do not reach it"))
 
 
 def _kept(scene: Scene, finding: Finding) -> Finding:
@@ -75,7 +92,7 @@ def _any_weight(scene: Scene, twins: Twins) -> bool:
     return any(bool(rows[group].any()) for group in twins.groups)
 
 
-def _twin_finding(scene: Scene, twins: Twins, words: str, following: str | None) -> Finding:
+def _twin_finding(scene: Scene, twins: Twins, words: str, following: str | None = None) -> Finding:
     view = twins.view
     return found(
         "SYM001",
@@ -89,7 +106,7 @@ def _twin_finding(scene: Scene, twins: Twins, words: str, following: str | None)
             detail=f"groups {twins.shown()}",
         ),
         means="units with equal incoming and outgoing weights get equal gradients and stay one unit; equal incoming "
-        "weights alone are no trap: run the steps (--train) to see",
+        "weights alone are no trap: steps on inputs that reach the layer tell",
         fix="use the default initialisation or nn.init.kaiming_normal_; Keras: kernel_initializer='he_normal'",
     )
 
