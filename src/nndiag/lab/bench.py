@@ -32,6 +32,10 @@ ONE_THREAD = 1_000_000  # numbers: below, handing work to a second thread costs 
 DEFAULT_LR = 1e-3
 
 
+class OutOfTimeError(Exception):
+    """The deadline passed in the middle of an experiment: it has no result."""
+
+
 @dataclass(slots=True)
 class Trial:
     """What one short training did to the parameters."""
@@ -85,7 +89,8 @@ class Bench:
     dtype: torch.dtype
     start: dict[str, Tensor]
     frozen_norms: frozenset[str]
-    seconds: float = 0.0  # of one forward and backward
+    seconds: float = 0.0  # of one forward and backward, the quickest seen
+    deadline: float = math.inf  # on the monotonic clock
     quiet_mode: str = "eval"  # how dropout is switched off: evaluation mode, or training mode without dropout modules
 
     @property
@@ -127,7 +132,9 @@ class Bench:
         """Take fewer rows per step where one step costs more than this; never fewer than `least`."""
         if self.seconds <= seconds:
             return
-        rows = max(least, int(batch_rows(self.batches[0]) * seconds / self.seconds))
+        before = batch_rows(self.batches[0])
+        rows = max(least, int(before * seconds / self.seconds))
+        self.seconds *= min(1.0, rows / before)
         self.batches = [take(batch, rows) for batch in self.batches]
 
     def choose_loss(self) -> None:
@@ -177,6 +184,9 @@ class Bench:
             until: Ends the run early, asked after every step.
             on_step: Sees the parameters before step 0 and after every step.
             batches: Instead of the bench's own.
+
+        Raises:
+            OutOfTimeError: When the bench's deadline passed before the last step.
         """
         loss = loss or self.objective or RandomTargets(self.seed)
         feed = batches or self.batches
@@ -190,12 +200,17 @@ class Bench:
             optimizer = self._optimizer()
             if on_step is not None:
                 on_step(0, self.parameters)
+            begun = time.monotonic()
             for step in range(steps):
+                if time.monotonic() > self.deadline:
+                    self.restore()
+                    raise OutOfTimeError
                 self._step(trial, optimizer, loss, feed[step % len(feed)])
                 if on_step is not None:
                     on_step(step + 1, self.parameters)
                 if not trial.finite or (until is not None and until(trial)):
                     break
+            self.seconds = min(self.seconds, (time.monotonic() - begun) / max(1, trial.steps))
             trial.after = {name: item.detach().clone() for name, item in self.parameters.items()}
             self.restore()
         return trial

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 STUCK, ROUNDING, DROPOUT, DEAD = "stuck", "rounding only", "dropout only", "no gradient"
 LABELS, OUTGOING, POSITION, HEAD = "labels", "outgoing weights", "position", "random head"
+UNASKED = "not established"  # they came apart; the time did not suffice to ask why
 PATIENT = (STUCK, ROUNDING, DROPOUT)  # verdicts that are findings
 
 
@@ -27,7 +28,7 @@ class Verdict:
     gaps: tuple[float, float] | None = None  # in the model's precision, in float64 at the same step
     gap_step: int = 0
     dtype: str = ""
-    curve: tuple[tuple[int, int], ...] = ()  # (step, distinct units)
+    runs: tuple[tuple[str, int], ...] = ()  # what was done otherwise, and the distinct units it left
 
     @property
     def view(self) -> UnitView:

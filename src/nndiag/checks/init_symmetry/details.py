@@ -73,6 +73,7 @@ def _heat(scene: Scene, views: list[UnitView]) -> Iterator[Observation]:
 
 def _in_the_end(scene: Scene) -> Iterator[Observation]:
     """Distinct units after the longer training, for the layers that started with twins."""
+    from nndiag.lab.bench import OutOfTimeError
     from nndiag.lab.symmetry import still_together
 
     judgement = scene.judgement
@@ -81,7 +82,10 @@ def _in_the_end(scene: Scene) -> Iterator[Observation]:
     allowed = LONG_SECONDS if scene.subject.training.steps is None else scene.subject.run.seconds_left / 2
     steps = max(scene.steps, judgement.trial.steps)
     long = scene.bench.seconds * steps * 2 > min(allowed, scene.subject.run.seconds_left / 2)
-    trial = judgement.trial if long else scene.bench.run(steps)
+    try:
+        trial = judgement.trial if long else scene.bench.run(steps)
+    except OutOfTimeError:
+        return
     if not trial.finite:
         return
     lines = []

@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
 
 
-def examine(scene: Scene) -> Iterator[Observation]:
-    """Yield a finding for every layer whose identical units are not told apart by what they learn."""
+def examine(scene: Scene, no_long_run: str = "") -> Iterator[Observation]:
+    """Yield a finding for every layer whose identical units are not told apart by what they learn.
+
+    Args:
+        scene: With the judgement.
+        no_long_run: Why the training in two precisions was not made; empty when it was.
+    """
     from nndiag.lab.symmetry import same_place
 
     judgement = scene.judgement
@@ -37,12 +42,12 @@ def examine(scene: Scene) -> Iterator[Observation]:
         scene.findings.append(finding)
         yield finding
     yield from (Judged(code) for code in ("SYM201", "SYM204"))
-    if any(item.gaps is not None for item in judgement.verdicts) or not any(
-        item.kind == "stuck" for item in judgement.verdicts
-    ):
+    if all(item.gaps is not None for item in judgement.verdicts if item.kind == "stuck"):
         yield Judged("SYM203")
     else:
-        yield Skip("SYM203", "the long run in both precisions needs --optimizer, --lr or --steps")
+        yield Skip("SYM203", no_long_run or "the time budget ended in the long run in both precisions")
+    for label in judgement.unfinished:
+        yield from (Skip(code, "the time budget was spent", label) for code in ("SYM201", "SYM203", "SYM204"))
     yield from _numbers(judgement.verdicts)
 
 

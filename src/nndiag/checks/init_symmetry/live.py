@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from nndiag.checks.init_symmetry import dead, details, groups, signals, static, tables
+from nndiag.checks.init_symmetry import dead, details, groups, signals, silent, static, tables
 from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.core.findings import Evidence, Fact, Judged, Skip, Step
 from nndiag.core.rules import found
@@ -31,6 +32,8 @@ LEAST_ROWS = 8  # of a step that is shortened to fit the budget
 STEPS_TO_COME = 80  # forward and backward passes of a usual examination
 HEAVY = 400_000_000  # parameters that are not trained here: the copies would not fit beside the model
 RESERVE = 1.0  # seconds kept for the report
+LONG_SECONDS = 20.0  # that the training in two precisions may take
+SPENT = "the time budget was spent"
 DYNAMIC = ("SYM201", "SYM202", "SYM203", "SYM204")
 STATIC = ("SYM001", "SYM002", "SYM003")
 
@@ -95,6 +98,8 @@ def examine_model(check: InitSymmetry, subject: Subject) -> Iterator[Observation
     else:
         why = "--no-train" if run.train is False else "not selected"
         yield from (Skip(code, why) for code in DYNAMIC if run.wants(code))
+    if scene.signals is not None and run.wants("SYM101"):
+        yield from silent.examine(scene, scene.signals)
     yield from static.examine(scene)
     yield from details.examine(scene)
     yield from tables.report(scene)
@@ -110,6 +115,7 @@ def _bench(check: InitSymmetry, subject: Subject) -> Bench:
     bench = build_bench(
         subject.model, _batches(check, subject), subject.training, seed=subject.run.seed, device=subject.run.device
     )
+    bench.deadline = time.monotonic() + subject.run.seconds_left - RESERVE
     if subject.training.batch_size is None:
         with contextlib.suppress(NndiagError):  # inputs without rows stay as they are
             bench.shorten(subject.run.seconds_left / STEPS_TO_COME, LEAST_ROWS)
@@ -179,29 +185,23 @@ def _signals(scene: Scene) -> Iterator[Observation]:
 
 def _dynamic(scene: Scene) -> Iterator[Observation]:
     """Run the steps, judge, and say what was not finished."""
+    from nndiag.lab.bench import OutOfTimeError
     from nndiag.lab.symmetry_dead import examine
     from nndiag.lab.symmetry_judge import judge
 
-    subject, check = scene.subject, scene.check
-    asked = (
-        subject.training.optimizer is not None or subject.training.steps is not None or subject.training.lr is not None
-    )
-
-    def time_left() -> bool:
-        return subject.run.seconds_left > RESERVE
-
-    if not time_left():
+    long = LongRun(scene)
+    try:
+        scene.judgement = judge(
+            scene.bench,
+            scene.views,
+            tolerance=scene.check.tolerance,
+            own=long.bench,
+            steps=long.steps,
+            head=scene.head,
+        )
+    except OutOfTimeError:
         yield from _stopped(DYNAMIC)
         return
-    scene.judgement = judge(
-        scene.bench,
-        scene.views,
-        tolerance=check.tolerance,
-        own=(lambda: own_bench(scene)) if asked else None,
-        steps=scene.steps,
-        time_left=time_left,
-        head=scene.head,
-    )
     trial = scene.judgement.trial
     if not trial.finite:
         reason = f"the loss or a gradient became NaN or infinite at step {trial.steps}"
@@ -211,14 +211,43 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
         scene.judgement = None  # all frozen, or nothing that the loss depends on
         yield from (Skip(code, "no parameter is trained: frozen, or not in the loss") for code in DYNAMIC)
         return
-    yield from groups.examine(scene)
+    yield from groups.examine(scene, long.refused)
     yield Step("dead paths", 0.8)
-    if time_left():
+    stopped = scene.judgement.unfinished
+    try:
         scene.starvation = examine(scene.bench, trial, None, trial.steps)
+    except OutOfTimeError:
+        yield Skip("SYM202", SPENT)
+        stopped = (*stopped, "dead paths")
+    else:
         yield from dead.examine(scene)
         yield Judged("SYM202")
-    else:
-        yield from _stopped(("SYM202",))
+    if stopped:
+        yield _budget_note(f"the time budget ended before these were settled: {', '.join(stopped[:4])}")
+
+
+class LongRun:
+    """The training in two precisions that shows what rounding alone does."""
+
+    def __init__(self, scene: Scene) -> None:
+        """Choose its length: the user's, ten times the default where he named an optimizer and no rate."""
+        training = scene.subject.training
+        open_end = training.optimizer is not None and training.lr is None and training.steps is None
+        self.steps = scene.steps * (10 if open_end else 1)
+        self.refused = ""  # why it was not run
+        self._scene = scene
+
+    def bench(self) -> Bench | None:
+        """A copy in the model's own precision, where the time suffices for the run."""
+        left = self._scene.subject.run.seconds_left
+        cost = 3 * self.steps * self._scene.bench.seconds
+        if cost > min(LONG_SECONDS, left / 3):
+            self.refused = f"the long run in both precisions takes about {cost:.0f} s: raise --max-seconds"
+            return None
+        own = own_bench(self._scene)
+        if own.dtype == self._scene.bench.dtype:
+            self.refused = "the model runs in one precision only"
+        return own
 
 
 def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
@@ -227,7 +256,7 @@ def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
 
     subject = scene.subject
     assert subject.model is not None
-    return build_bench(
+    bench = build_bench(
         subject.model,
         _batches(scene.check, subject, most, samples),
         subject.training,
@@ -235,13 +264,19 @@ def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
         device=subject.run.device,
         exact=False,
     )
+    bench.deadline = scene.bench.deadline
+    return bench
 
 
 def _stopped(codes: tuple[str, ...]) -> Iterator[Observation]:
-    yield from (Skip(code, "the time budget was spent") for code in codes)
-    yield found(
+    yield from (Skip(code, SPENT) for code in codes)
+    yield _budget_note("the time budget ended before the steps were run")
+
+
+def _budget_note(message: str) -> Finding:
+    return found(
         "NND902",
-        "the time budget ended before the steps were run",
+        message,
         evidence=Evidence(unit="s"),
         means="what was not run is listed as skipped",
         fix="raise --max-seconds",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from nndiag.checks.init_symmetry import silent
 from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip, Table
 from nndiag.core.rules import found
 
@@ -47,7 +46,6 @@ def examine(scene: Scene) -> Iterator[Observation]:
     chains = chains_of(seen)
     forgotten = yield from _forgotten(scene, seen, chains)
     yield from _scale(scene, seen, chains, forgotten)
-    yield from silent.examine(scene, seen)
     yield from _plots(seen)
 
 
@@ -103,6 +101,8 @@ def _forgotten(scene: Scene, seen: Signals, chains: list[list[Site]]) -> Any:
             continue
         if any(site.outgoing == 0 for site in chain[:-1]) or _zero_weight(chain[:-1]):
             continue  # a zero layer forgets everything and wakes up: the dynamic rules judge it
+        if _switched_off(seen, chain[:-1]):
+            continue  # so does one whose units are all off: its own finding
         if seen.flow is None or not seen.flow.reaches_output(last.call):
             continue
         lost.update(site.call.index for site in chain)
@@ -131,6 +131,15 @@ def _forgotten(scene: Scene, seen: Signals, chains: list[list[Site]]) -> Any:
         yield finding
     yield Judged("SYM103")
     return lost
+
+
+def _switched_off(seen: Signals, chain: list[Site]) -> bool:
+    """Whether the activation behind a layer is zero for every input."""
+    flow = seen.flow
+    assert flow is not None
+    off = {site.call.index for site in seen.of_role("activation") if site.units and site.dead == site.units}
+    inner = ("shape", "dropout", "pool", "normaliser")
+    return any(step.index in off for site in chain for step in flow.after(site.call, through=inner))
 
 
 def _zero_weight(chain: list[Site]) -> bool:

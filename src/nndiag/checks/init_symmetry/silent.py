@@ -35,8 +35,8 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
     for site in enough:
         if not site.dead or site.share < scene.check.min_input_share:
             continue  # what no longer depends on the input is on or off for all of them: SYM103
-        if _silenced(seen, site):
-            continue  # by a layer before it, which has its own finding
+        if _silenced(seen, site) or _starved(scene, seen, site):
+            continue  # by a layer that has its own finding
         pruned = _zero_rows(scene, seen, site)
         dead = site.dead - pruned
         excess = dead if _reads_data(seen, site) else dead - site.always
@@ -99,6 +99,15 @@ def _silenced(seen: Signals, site: Site) -> bool:
     """Whether the layer in front reads nothing but zeros."""
     source = _source(seen, site)
     return source is not None and source.incoming == 0
+
+
+def _starved(scene: Scene, seen: Signals, site: Site) -> bool:
+    """Whether the layer in front is on a dead path: one cause, one finding."""
+    source = _source(seen, site)
+    if source is None or scene.starvation is None:
+        return False
+    starved = {name.rpartition(".")[0] for path in scene.starvation.paths if not path.chance for name in path.starved}
+    return source.call.name in starved
 
 
 def _collapsed(seen: Signals, site: Site) -> bool:

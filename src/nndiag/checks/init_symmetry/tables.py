@@ -63,6 +63,14 @@ def _layers(scene: Scene) -> Iterator[Observation]:
             ("layer", "units", "distinct now", "distinct fixed", "also helps"),
             fixed,
         )
+    asked = [
+        (item.view.label, item.view.units, how, width)
+        for item in verdicts.values()
+        for how, width in ((f"{item.steps} steps as they are", item.width_after), *item.runs)
+        if item.runs
+    ]
+    if asked:
+        yield Table("what tells identical units apart: runs", ("layer", "units", "run", "distinct"), asked)
     if judgement is not None:
         trial = judgement.trial
         waking = [
@@ -77,6 +85,7 @@ def _layers(scene: Scene) -> Iterator[Observation]:
 def _outcome(scene: Scene) -> Iterator[Observation]:
     """Where something started identical and targets are classes: what a longer training reaches all the same."""
     from nndiag.checks.init_symmetry.live import own_bench
+    from nndiag.lab.bench import OutOfTimeError
     from nndiag.lab.symmetry_outcome import outcome
 
     judgement = scene.judgement
@@ -86,7 +95,10 @@ def _outcome(scene: Scene) -> Iterator[Observation]:
     seconds = min(OUTCOME_SECONDS, scene.subject.run.seconds_left / 4)
     if prior is None or seconds < 1:
         return
-    scene.outcome = outcome(own_bench(scene, MANY_BATCHES, MANY_ROWS), scene.steps, seconds)
+    try:
+        scene.outcome = outcome(own_bench(scene, MANY_BATCHES, MANY_ROWS), scene.steps, seconds)
+    except OutOfTimeError:
+        return
     if scene.outcome.right is None:
         return
     kind = "held out" if scene.outcome.held_out else "trained on"
