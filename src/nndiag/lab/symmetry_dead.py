@@ -123,7 +123,7 @@ def _jittered(batch: Batch, seed: int) -> Batch:
         noise = torch.randn(item.shape, generator=source, dtype=torch.float64).to(item.device, item.dtype)
         return item.mean() + 1.5 * item.std() * noise
 
-    return Batch(mapped(batch.inputs, drawn), batch.targets)
+    return replace(batch, inputs=mapped(batch.inputs, drawn))
 
 
 def _paths(bench: Bench, names: Sequence[str], loss: Callable[..., Tensor] | None, steps: int) -> list[DeadPath]:

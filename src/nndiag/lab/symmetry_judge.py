@@ -71,6 +71,7 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
     tolerance: float,
     own: Callable[[], Bench | None] = lambda: None,
     steps: int = ROUNDING_STEPS,
+    most: int | None = None,
     head: Sequence[str] = (),
 ) -> Judgement:
     """Run the first steps, and for what stays together the runs that say why.
@@ -81,6 +82,7 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
         tolerance: Relative distance of displacements below which two units are one.
         own: Makes a copy in the model's own precision for the long run, unless there is no time for it.
         steps: Length of the long run.
+        most: Its length where rounding is about to part what is stuck.
         head: Parameters of the output layer.
 
     Raises:
@@ -114,7 +116,7 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
         runs = (("dropout on", width),) if width is not None else ()
         result.verdicts.append(Verdict(item, kind, left, trial.steps, runs=runs))
     if any(item.kind == STUCK for item in result.verdicts) and (rough := own()) is not None:
-        result.verdicts = rounding(rough, bench, result.verdicts, steps)
+        result.verdicts = rounding(rough, bench, result.verdicts, steps, most)
     result.verdicts = healed(bench, result.verdicts, trial.steps, tolerance, head)
     return result
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nndiag.lab.symmetry_verdict import Verdict
     from nndiag.lab.units import UnitView
 
+ESCAPED = 0.01  # of the displacement, as symmetry_rounding has it
 CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
 
 
@@ -90,12 +91,15 @@ def condition(scene: Scene, twins: Twins) -> tuple[str, tuple[str, ...]]:
 
 
 def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
+    """One finding for layers with the same groups in one place."""
     first = verdicts[0]
     view, rest = first.view, first.rest or first.twins
-    names = [item.view.label for item in verdicts]
     words, readers = condition(scene, rest)
-    size = f"{first.twins.width} distinct units of {view.units} at the start, {rest.width} after {first.steps} steps"
-    also = f" (likewise {', '.join(names[1:])})" if names[1:] else ""
+    where = place(scene, place_of(view), readers[0] if readers else None)
+    if first.kind == "rounding only":
+        return _rounding(scene, first, where, words)
+    names = [item.view.label for item in verdicts[1:]]
+    also = f" (likewise {', '.join(names)})" if names else ""
     evidence = Evidence(
         value=float(rest.width),
         unit="distinct units",
@@ -103,58 +107,87 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
         n={"units": view.units, "steps": first.steps, "samples": scene.rows},
         seed=scene.subject.run.seed,
         detail=f"{words}; groups {rest.shown()}; units count as one while they move alike to "
-        f"{scene.check.tolerance:g} of their displacement; {scene.bench.dtype}, dropout off{also}".replace(
-            "torch.", ""
-        ),
+        f"{scene.check.tolerance:g} of their displacement; {_named(scene.bench.dtype)}, dropout off{also}"
+        f"{_longer(scene, first)}",
     )
-    where = place(scene, place_of(view), readers[0] if readers else None)
-    healed = (
-        f"drawn afresh, the same {first.steps} steps give {first.healed} distinct units of {view.units}"
-        if first.healed
-        else ""
-    )
-    cure = (
-        "use the layer's default initialisation or nn.init.kaiming_normal_(weight), never a constant or a copied row "
-        f"({healed}). Keras: kernel_initializer='he_normal'"
-    )
-    if first.helps:
-        cure += f"; {first.helps[0]} alone would break the tie too"
-    if first.kind == "rounding only":
-        low, exact = first.gaps or (0.0, 0.0)
-        return found(
-            "SYM203",
-            f'{rest.size} identical units in "{view.label}" are told apart by rounding only: {size} in float64',
-            where=where,
-            evidence=Evidence(
-                value=low,
-                unit="of the displacement",
-                threshold=0.001,
-                n={"units": view.units, "steps": scene.steps, "samples": scene.rows},
-                seed=scene.subject.run.seed,
-                detail=f"gap {low:.2g} in {first.dtype} and {exact:.2g} in float64 at step {first.gap_step}; {words}",
-            ),
-            means="the gap starts at rounding level, grows by itself and moves with the precision: no data is in it, "
-            "and hardware, batch size or a library version decide what is learned",
-            fix=cure,
-        )
     if first.kind == "dropout only":
         return found(
             "SYM204",
-            f'{rest.size} identical units in "{view.label}" are told apart by dropout only: {size} without it',
+            f'{rest.size} identical units in "{view.label}" are told apart by dropout only: {_size(first)} without it',
             where=where,
             evidence=evidence,
             means="random masks break the tie, the loss does not: the units part slowly and start as one",
-            fix=cure,
+            fix=_cure(first),
         )
     return found(
         "SYM201",
-        f'{rest.size} of {view.units} units in "{view.label}" stay identical: {size}',
+        f'{rest.size} of {view.units} units in "{view.label}" stay identical: {_size(first)}',
         where=where,
         evidence=evidence,
         means="equal incoming weights, biases and outgoing weights get equal gradients, so every optimizer that treats "
         f"weights alike keeps them equal for ever; the layer can never be wider than {rest.width}",
-        fix=cure,
+        fix=_cure(first),
     )
+
+
+def _rounding(scene: Scene, verdict: Verdict, where: Where, words: str) -> Finding:
+    """Units that part by rounding: both gaps at the step at which they have parted in the model's precision."""
+    rest = verdict.rest or verdict.twins
+    low, exact = verdict.gaps or (0.0, 0.0)
+    return found(
+        "SYM203",
+        f'{rest.size} identical units in "{verdict.view.label}" are told apart by rounding only: {_size(verdict)} in '
+        f"float64, and a gap of {low:.0%} in {verdict.dtype} by step {verdict.gap_step}",
+        where=where,
+        evidence=Evidence(
+            value=low,
+            unit="of the displacement",
+            threshold=ESCAPED,
+            n={"units": verdict.view.units, "steps": verdict.gap_step, "samples": scene.rows},
+            seed=scene.subject.run.seed,
+            detail=f"gap {low:.2g} in {verdict.dtype} and {exact:.2g} in float64 at step {verdict.gap_step}; {words}",
+        ),
+        means="the gap starts at rounding level, grows by itself and moves with the precision: no data is in it, "
+        "and hardware, batch size or a library version decide what is learned",
+        fix=_cure(verdict),
+    )
+
+
+def _size(verdict: Verdict) -> str:
+    """Distinct units before and after."""
+    return (
+        f"{verdict.twins.width} distinct units of {verdict.view.units} at the start, {verdict.width_after} after "
+        f"{verdict.steps} steps"
+    )
+
+
+def _longer(scene: Scene, verdict: Verdict) -> str:
+    """What the long run in the model's own precision added."""
+    if verdict.gaps is None:
+        return ""
+    return (
+        f"; gap {verdict.gaps[0]:.1g} in {verdict.dtype} and {verdict.gaps[1]:.1g} in {_named(scene.bench.dtype)} "
+        f"after {verdict.gap_step} steps"
+    )
+
+
+def _cure(verdict: Verdict) -> str:
+    """What to write instead, shown at work."""
+    shown = (
+        f" (drawn afresh, the same {verdict.steps} steps give {verdict.healed} distinct units of {verdict.view.units})"
+        if verdict.healed
+        else ""
+    )
+    also = f"; {verdict.helps[0]} alone would break the tie too" if verdict.helps else ""
+    return (
+        "use the layer's default initialisation or nn.init.kaiming_normal_(weight), never a constant or a copied row"
+        f"{shown}. Keras: kernel_initializer='he_normal'{also}"
+    )
+
+
+def _named(dtype: object) -> str:
+    """Return float64 for torch.float64."""
+    return str(dtype).removeprefix("torch.")
 
 
 def mirror_finding(scene: Scene, mirror: Mirror, *, measured: bool) -> Finding:
@@ -171,7 +204,7 @@ def mirror_finding(scene: Scene, mirror: Mirror, *, measured: bool) -> Finding:
             unit="units",
             threshold=0.0,
             n={"units": mirror.view.units, "steps": steps},
-            detail=f"incoming row, bias and outgoing column negated; {scene.bench.dtype}".replace("torch.", ""),
+            detail=f"incoming row, bias and outgoing column negated; {_named(scene.bench.dtype)}",
         ),
         means="through an odd activation (tanh, none) both compute the same function, for ever: "
         f"{mirror.view.units - len(mirror.pairs)} of {mirror.view.units} units are left",

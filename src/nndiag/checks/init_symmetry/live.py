@@ -197,6 +197,7 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
             tolerance=scene.check.tolerance,
             own=long.bench,
             steps=long.steps,
+            most=long.most,
             head=scene.head,
         )
     except OutOfTimeError:
@@ -230,17 +231,19 @@ class LongRun:
     """The training in two precisions that shows what rounding alone does."""
 
     def __init__(self, scene: Scene) -> None:
-        """Choose its length: the user's, ten times the default where he named an optimizer and no rate."""
+        """Choose its length: as many steps as the user said, or the default and more for what is about to part."""
         training = scene.subject.training
-        open_end = training.optimizer is not None and training.lr is None and training.steps is None
-        self.steps = scene.steps * (10 if open_end else 1)
+        rated, counted = training.lr is not None, training.steps is not None
+        named = training.optimizer is not None
+        first, most = (1, 1) if counted or not (named or rated) else (1, 3) if rated else (3, 10)
+        self.steps, self.most = first * scene.steps, most * scene.steps
         self.refused = ""  # why it was not run
         self._scene = scene
 
     def bench(self) -> Bench | None:
         """A copy in the model's own precision, where the time suffices for the run."""
         left = self._scene.subject.run.seconds_left
-        cost = 3 * self.steps * self._scene.bench.seconds
+        cost = 3 * self.most * self._scene.bench.seconds
         if cost > min(LONG_SECONDS, left / 3):
             self.refused = f"the long run in both precisions takes about {cost:.0f} s: raise --max-seconds"
             return None
