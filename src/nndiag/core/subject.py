@@ -21,6 +21,7 @@ class Batch:
 
     inputs: Any  # tensor, array, tuple (passed as *args) or dict (passed as **kwargs)
     targets: Any = None
+    whole: bool = False  # its rows belong together (the nodes of one graph): the model runs on all of them or on none
 
 
 class ModelSource(Protocol):

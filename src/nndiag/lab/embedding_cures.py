@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
-from nndiag.core.subject import Batch
 from nndiag.lab.embedding import take_inventory, weight_of
 from nndiag.lab.embedding_model import loss_function, training_step
 from nndiag.lab.forward import mapped
@@ -17,7 +17,7 @@ from nndiag.lab.optimizers import make_optimizer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from nndiag.core.subject import Training
+    from nndiag.core.subject import Batch, Training
 
 
 class RowWiseAdagrad(torch.optim.Optimizer):
@@ -86,7 +86,7 @@ def run_sparse(
     if others:
         optimizers.append(make_optimizer(training, others))
     padding: Any = next((module.padding_idx for module in model.modules() if _padded(module)), 0)
-    blank = Batch(mapped(batch.inputs, lambda item: _blanked(item, int(padding or 0))), batch.targets)
+    blank = replace(batch, inputs=mapped(batch.inputs, lambda item: _blanked(item, int(padding or 0))))
     return run_steps(model, [batch, batch, blank], training, optimizers, clip=clip)
 
 

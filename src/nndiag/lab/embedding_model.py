@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -125,7 +125,7 @@ def time_model(  # noqa: PLR0913 - budgets, by name
         NndiagError: The model cannot be run or trained on this batch.
     """
     device = next(model.parameters()).device
-    batch = Batch(batch.inputs, move(batch.targets, device) if batch.targets is not None else None)
+    batch = replace(batch, targets=move(batch.targets, device) if batch.targets is not None else None)
     model.train()
     taken: list[tuple[float, float, float]] = []
     with threads(1), seeded(0), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]

@@ -160,7 +160,12 @@ def batch_rows(batch: Any) -> int:
 
 
 def take(batch: Any, n: int) -> Any:
-    """Return the first `n` rows of a batch; what has no row axis of the batch's length stays as it is."""
+    """Return the first `n` rows of a batch; what has no row axis of the batch's length stays as it is.
+
+    A batch whose rows belong together is returned whole.
+    """
+    if isinstance(batch, Batch) and batch.whole:
+        return batch
     try:
         rows = batch_rows(batch)
     except NndiagError:
@@ -173,8 +178,16 @@ def take(batch: Any, n: int) -> Any:
 
 
 def rows_of(batch: Any, start: int, stop: int) -> Any:
-    """Return rows `start` to `stop` of a batch, as `take` does."""
+    """Return rows `start` to `stop` of a batch, as `take` does.
+
+    Raises:
+        NndiagError: The rows of this batch belong together.
+    """
     rows = batch_rows(batch)
+    if isinstance(batch, Batch) and batch.whole and (start > 0 or stop < rows):
+        raise NndiagError(
+            "the model takes a batch of this data as a whole only", hint="a part of it cannot be shared out"
+        )
     return mapped(batch, lambda item: item[start:stop] if item.dim() > 0 and item.shape[0] == rows else item)
 
 
@@ -213,7 +226,7 @@ def mapped(thing: Any, change: Callable[[Tensor], Tensor]) -> Any:
     elif isinstance(thing, np.ndarray | np.generic) and thing.dtype.kind in "biufc":
         result = change(torch.as_tensor(np.ascontiguousarray(thing).reshape(np.shape(thing))))
     elif isinstance(thing, Batch):
-        result = Batch(mapped(thing.inputs, change), mapped(thing.targets, change))
+        result = Batch(mapped(thing.inputs, change), mapped(thing.targets, change), thing.whole)
     elif isinstance(thing, torch.nn.utils.rnn.PackedSequence):
         result = thing
     elif isinstance(thing, tuple) and hasattr(thing, "_fields"):

@@ -112,7 +112,7 @@ def _dealt(batch: Batch, seed: int) -> Batch:
     inputs = batch.inputs
     if isinstance(inputs, Mapping) and "labels" in inputs:
         inputs = {**inputs, "labels": deal(inputs["labels"])}
-    return Batch(inputs, deal(batch.targets))
+    return Batch(inputs, deal(batch.targets), batch.whole)
 
 
 def _flatten(model: nn.Module, names: Sequence[str]) -> None:

@@ -156,10 +156,9 @@ def _joined(
         notes.append("inputs as targets")
     if takes(model, "labels"):
         steps.append(labelled)
-    tried = _through(steps, first)
-    if not _accepted(model, tried):
-        steps.append(_as_floats)
-        notes.append("integers as float32")
+    for change, note in _needed(model, _through(steps, first)):
+        steps.append(change)
+        notes.append(note)
     if not steps:
         return source, data
     return source, FittedData(data, lambda batch: _through(steps, batch), ", ".join(notes))
@@ -205,30 +204,39 @@ class FittedData:
             yield self.change(batch)
 
 
-def _accepted(model: nn.Module, batch: Batch) -> bool:
-    """Whether the model takes the data as it is; False when it takes it with its integers as floats.
+def _needed(model: nn.Module, batch: Batch) -> list[tuple[Callable[[Batch], Batch], str]]:
+    """Return what must be done to the data before the model takes them, and what to call it.
 
     Raises:
-        NndiagError: It takes it neither way.
+        NndiagError: It takes them in no way.
     """
+    refused = _refusal(model, batch)
+    if refused is None:
+        return []
+    ways: list[tuple[Callable[[Batch], Batch], str]] = [(_whole, "whole batches")]
+    if _has_integers(batch.inputs):
+        ways.insert(0, (_as_floats, "integers as float32"))
+    for way in ways:
+        if _refusal(model, way[0](batch)) is None:
+            return [way]
+    if _refusal(model, batch, training=True) is not None:
+        raise NndiagError(
+            f"the model does not run on the data: {refused.message}", hint=refused.hint
+        ) from refused.__cause__
+    return []  # it runs in training mode only; each check says what it misses then
+
+
+def _refusal(model: nn.Module, batch: Batch, *, training: bool = False) -> NndiagError | None:
     try:
-        _run(model, batch)
+        _run(model, batch, training=training)
     except NndiagError as error:
-        if _has_integers(batch.inputs):
-            try:
-                _run(model, _as_floats(batch))
-            except NndiagError:
-                raise _refused(error) from error.__cause__
-            return False
-        try:
-            _run(model, batch, training=True)  # some run in training mode only; each check says what it misses then
-        except NndiagError:
-            raise _refused(error) from error.__cause__
-    return True
+        return error
+    return None
 
 
-def _refused(error: NndiagError) -> NndiagError:
-    return NndiagError(f"the model does not run on the data: {error.message}", hint=error.hint)
+def _whole(batch: Batch) -> Batch:
+    """Keep the rows of a batch together: nodes of a graph, layers that mix rows by a matrix of their number."""
+    return replace(batch, whole=True)
 
 
 def _run(model: nn.Module, batch: Batch, *, training: bool = False) -> None:
