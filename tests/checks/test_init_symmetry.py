@@ -414,3 +414,15 @@ def test_the_first_rectifier_behind_other_layers_may_be_off_as_often_as_on(seed)
     labels = torch.arange(32) % 5
     report = ask(make, [Batch(images, labels)])
     assert "SYM101" not in {code for code, _module in said(report)}
+
+
+@pytest.mark.parametrize("cast", [lambda y: y, lambda y: y.float()])
+def test_a_loss_that_insists_on_one_precision_is_met_in_it(cast):
+    """Binary cross-entropy takes no float32 targets beside float64 outputs, and its user may have cast them himself."""
+
+    def loss(output, targets):
+        return nn.functional.binary_cross_entropy(torch.sigmoid(output[:, 0]), cast(targets))
+
+    batch = Batch(torch.randn(32, 20), torch.randint(0, 2, (32,)).float())
+    report = ask(lambda: fill(mlp(), 0.01), [batch], training=Training(loss=loss))
+    assert said(report) == [("SYM201", "0")]

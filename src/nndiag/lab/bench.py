@@ -148,6 +148,8 @@ class Bench:
                         self.reason = "the data has no targets"
                         return
                 self.objective = resolve_objective(self.training, self.model, self.batches[0])
+                if self.training.loss != "auto":  # the user's own may insist on a precision: better known now
+                    self.objective(call(self.model, self.batches[0].inputs), self.batches[0].targets)
             except NndiagError as error:
                 if self.training.loss != "auto":
                     raise

@@ -89,7 +89,10 @@ def _bench(  # noqa: PLR0913 - the parts of a bench, all by name
     def here(item: Tensor) -> Tensor:
         return item.to(device)
 
-    feed = [Batch(mapped(item.inputs, here), mapped(item.targets, here), item.whole) for item in batches]
+    def aimed(item: Tensor) -> Tensor:
+        return item.to(device, dtype if item.is_floating_point() else None)
+
+    feed = [Batch(mapped(item.inputs, here), mapped(item.targets, aimed), item.whole) for item in batches]
     start = {name: item.detach().clone() for name, item in state_of(model).items()}
     bench = Bench(model, feed, None, "", training, seed, own, start, frozen, quiet_mode=mode)
     try:
