@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -74,7 +75,7 @@ def infer_layout(shape: tuple[int, ...], axis: int | None = None) -> Layout:
     return Layout("images", 1, f"(N, channels, {'D, ' * (ndim - 4)}H, W)")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Profile:
     """What is known of a set after one pass."""
 
@@ -94,11 +95,12 @@ class Profile:
         """How many features or channels."""
         return len(self.moments.mean)
 
-    @property
+    @cached_property
     def finite_sample(self) -> Array:
         """The kept rows that are finite throughout, in float64."""
         x = np.asarray(self.sample, dtype=np.float64)
-        return x[np.isfinite(x).all(axis=(1, 2))]
+        kept = np.isfinite(x).all(axis=(1, 2))
+        return x if kept.all() else x[kept]
 
     @property
     def vectors(self) -> Array:

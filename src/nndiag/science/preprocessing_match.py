@@ -14,6 +14,7 @@ import numpy as np
 
 from nndiag.science.drift import affine_paired
 from nndiag.science.preprocessing import TURNED, recognise
+from nndiag.science.preprocessing_fit import DRIFT, EXACT, chi_square, described, estimated, fits
 from nndiag.science.preprocessing_names import (
     COMMON,
     Change,
@@ -22,7 +23,6 @@ from nndiag.science.preprocessing_names import (
     in_context,
     pairs,
     part,
-    standardised,
     summarise,
     swap_name,
 )
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
     from nndiag.science.moments import Array
 
 ALIKE = 0.999  # r² of rows that are the same rows
-EXACT = 2e-3  # relative agreement of an exact slope or offset with a named one
-ERRORS = 4.0  # standard errors of slack
-SLACK = 0.03  # natural difference between two honest samples, in sd and in log sd
-DRIFT = (0.5, 0.4)  # shift in sd and change of log sd that ordinary drift may show
 CLEAR, FIT = 60.0, 25.0  # chi-square of "unchanged" and of the swap, six degrees of freedom
 
 
@@ -123,37 +119,13 @@ def named(seen: Change, train: Summary, *, images: bool, channels: int) -> Chang
         if agrees(candidate):
             return replace(candidate, name=in_context(candidate.name, train), exact=True)
     varying = ~fixed if not fixed.all() else fixed
-    return replace(seen, name=_described(seen.slope[varying], seen.offset[varying], part(train, varying)))
+    return replace(seen, name=described(seen.slope[varying], seen.offset[varying], part(train, varying)))
 
 
 def _simple(channels: int) -> Iterator[Change]:
     """The maps that treat every channel alike."""
     for slope, offset, name in COMMON:
         yield Change(name, np.full(channels, slope), np.full(channels, offset), tuple(range(channels)))
-
-
-def _described(slope: Array, offset: Array, train: Summary) -> str:  # noqa: PLR0911 - one line for each name
-    """Words for a map without a name, or nothing."""
-    level = np.abs(slope) * np.maximum(train.sd, 1e-30)
-    kept = (np.abs(slope - 1) <= EXACT) & (np.abs(offset) <= EXACT * level)
-    if len(slope) > 2 and kept.mean() >= 0.5:
-        return ""  # some features only: their names say more
-    if (np.abs(slope - 1) < EXACT).all():
-        if (np.abs(offset - offset[0]) <= EXACT * (level + abs(offset[0]))).all():
-            return f"serving is shifted by {offset[0]:+.4g}"
-        return "another mean is subtracted in serving"
-    same = (np.abs(slope / slope[0] - 1) < EXACT).all()
-    if same and (np.abs(offset) <= EXACT * level).all():
-        return f"serving is {slope[0]:.4g} times training"
-    if standardised(train):
-        moved = np.abs(offset) > 0.2 * level
-        back = moved.any() and (offset[moved] < 0).mean() > 0.8  # (z - m)/s of positive raw features lies below zero
-        return "training is standardised, serving is standardised twice" if back else "serving is not standardised"
-    varying = train.sd > 1e-8
-    away = np.abs(offset + slope * train.mean)[varying]
-    if (away < 0.02).all() and (np.abs(level - 1) < 0.02)[varying].all():
-        return "serving is standardised, training is not"
-    return ""
 
 
 def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
@@ -163,22 +135,22 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
     published = images and channels in (1, 3)
     exact: Change | None = _by_lattice(train, serve) if published else None
     unchanged = Change("", np.ones(channels), np.zeros(channels), tuple(range(channels)), "identity")
-    if exact is None and _fits(unchanged, before, after):
+    if exact is None and fits(unchanged, before, after):
         exact = unchanged
     if exact is None and images and channels == 3:
         exact = _turned(before, after)
     ends = _by_endpoints(train, serve, before, after) if exact is None else None
     if ends is not None:
         exact = named(ends, before, images=images, channels=channels)
-    if exact is None and _fits(unchanged, before, after, DRIFT):
+    if exact is None and fits(unchanged, before, after, DRIFT):
         exact = unchanged
     if exact is not None:
         return exact
     candidates = [*_simple(channels), *(pairs(channels, before) if published else ())]
-    fitting = [one for one in candidates if _fits(one, before, after, (0.1, 0.1))]
+    fitting = [one for one in candidates if fits(one, before, after, (0.1, 0.1))]
     if not fitting:
-        return _estimated(before, after)
-    scores = [_chi_square(one, before, after) for one in fitting]
+        return estimated(before, after)
+    scores = [chi_square(one, before, after) for one in fitting]
     best: Change = next(
         one for one, score in zip(fitting, scores, strict=True) if score <= min(scores) + 9
     )  # 255, not 256
@@ -213,7 +185,7 @@ def _turned(before: Summary, after: Summary) -> Change | None:
     one, zero = np.ones(3), np.zeros(3)
     kept = Change("", one, zero, (0, 1, 2))
     turned = Change(swap_name((2, 1, 0)), one, zero, (2, 1, 0), "swap")
-    apart, close = _chi_square(kept, before, after), _chi_square(turned, before, after)
+    apart, close = chi_square(kept, before, after), chi_square(turned, before, after)
     return turned if apart > CLEAR and close < FIT else None
 
 
@@ -232,7 +204,7 @@ def _by_endpoints(train: Array, serve: Array, before: Summary, after: Summary) -
     change = Change("", slope, offset, tuple(range(len(slope))), "map")
     if np.allclose(slope, 1, atol=1e-4) and (np.abs(offset) <= 1e-4 * level).all():
         return None
-    return change if _fits(change, before, after, (0.15, 0.15)) else None
+    return change if fits(change, before, after, (0.15, 0.15)) else None
 
 
 def _saturated(rows: Array, ends: Summary) -> bool:
@@ -242,54 +214,21 @@ def _saturated(rows: Array, ends: Summary) -> bool:
     return bool((low >= 3).all() and (high >= 3).all())
 
 
-def _gaps(change: Change, before: Summary, after: Summary) -> tuple[Array, Array, Array, Array]:
-    """Distance in mean (sd) and in log sd, with their standard errors."""
+def errors_of(train: Array, serve: Array, change: Change) -> tuple[Array, Array]:
+    """Return the standard errors of the slopes and offsets that these rows measure, (channels,) each.
+
+    Rows compared one by one: of the least-squares line, where what does not fit counts. Otherwise those of the ratio
+    of the spreads and of the means (delta method).
+    """
     order = list(change.order)
-    spread = np.maximum(np.abs(change.slope) * before.sd[order], 1e-30)
-    shift = (after.mean - change.slope * before.mean[order] - change.offset) / spread
-    shift_se = np.hypot(change.slope * before.mean_se[order], after.mean_se) / spread
-    both = (before.sd[order] > 0) & (after.sd > 0)
-    grown = np.where(both, np.log(np.where(both, after.sd, 1.0) / np.where(both, spread, 1.0)), 0.0)
-    moved = np.where(before.sd[order] > 0, shift, np.where(np.abs(shift) > 1e-3, 1e6, 0.0))
-    return moved, shift_se, grown, np.hypot(before.log_sd_se[order], after.log_sd_se)
-
-
-def _fits(change: Change, before: Summary, after: Summary, slack: tuple[float, float] = (SLACK, SLACK)) -> bool:
-    """Whether means and spreads agree with the change, errors and natural differences granted."""
-    shift, shift_se, grown, grown_se = _gaps(change, before, after)
-    inside = (np.abs(shift) <= ERRORS * shift_se + slack[0]) & (np.abs(grown) <= ERRORS * grown_se + slack[1])
-    return bool(inside.all())
-
-
-def _chi_square(change: Change, before: Summary, after: Summary) -> float:
-    """Sum of squared standardised distances, with one per cent of an sd as a floor for the errors."""
-    shift, shift_se, grown, grown_se = _gaps(change, before, after)
-    return float((shift**2 / (shift_se**2 + 1e-4) + grown**2 / (grown_se**2 + 1e-4)).sum())
-
-
-def _estimated(before: Summary, after: Summary) -> Change | None:
-    """A map without fixed constants, described where possible."""
-    both = (before.sd > 0) & (after.sd > 0)
-    slope = np.where(both, after.sd / np.where(both, before.sd, 1.0), 1.0)
-    offset = after.mean - slope * before.mean
-    order = tuple(range(len(slope)))
-    near = np.hypot(before.log_sd_se, after.log_sd_se)
-    if both.any() and (np.abs(np.log(slope[both])) <= ERRORS * near[both] + SLACK).all():
-        slope = np.ones_like(slope)
-        offset = after.mean - before.mean
-    shift, shift_se, grown, grown_se = _gaps(
-        Change("", np.ones_like(slope), np.zeros_like(slope), order), before, after
-    )
-    kept = (np.abs(shift) <= ERRORS * shift_se + DRIFT[0]) & (np.abs(grown) <= ERRORS * grown_se + DRIFT[1])
-    if len(slope) > 2 and kept.mean() >= 0.5:
-        return Change("", np.where(kept, 1.0, slope), np.where(kept, 0.0, offset), order)
-    shared = Change("", np.full_like(slope, np.median(slope)), np.zeros_like(slope), order)
-    if _fits(shared, before, after, (0.1, 0.1)):
-        return replace(shared, name=f"serving is about {shared.slope[0]:.3g} times training")
-    moved = Change("", np.ones_like(slope), np.full_like(slope, np.median(offset)), order)
-    if _fits(moved, before, after, (0.1, 0.1)):
-        return replace(moved, name=f"serving is shifted by about {moved.offset[0]:+.3g}")
-    return Change(_described(slope, offset, before), slope, offset, order)
+    if train.shape == serve.shape:
+        line = affine_paired(_pixels(train)[:, order], _pixels(serve))
+        if (np.nan_to_num(line.r2, nan=1.0) >= ALIKE).all():
+            return np.nan_to_num(line.slope_se), np.nan_to_num(line.offset_se)
+    before, after = summarise(train), summarise(serve)
+    slope = np.abs(change.slope) * np.hypot(before.log_sd_se[order], after.log_sd_se)
+    offset = np.sqrt(after.mean_se**2 + (change.slope * before.mean_se[order]) ** 2 + (slope * before.mean[order]) ** 2)
+    return slope, offset
 
 
 def undo(serve: Array, change: Change) -> Array:

@@ -59,6 +59,14 @@ def part(whole: Summary, chosen: Array) -> Summary:
     return Summary(mean, sd, mean_se, log_sd_se, low, high, whole.rows)
 
 
+def pooled(whole: Summary) -> Summary:
+    """The summary of all channels taken as one, for pipelines with a single mean and sd; its errors are not known."""
+    mean = whole.mean.mean()
+    sd = np.sqrt(np.mean(whole.sd**2 + (whole.mean - mean) ** 2))
+    unknown = np.zeros(1)
+    return Summary(mean[None], sd[None], unknown, unknown, whole.low.min()[None], whole.high.max()[None], whole.rows)
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """serve = slope · train[order] + offset per channel, and what people call that."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.normalization.cure import cure_for, range_name
@@ -10,11 +11,13 @@ from nndiag.core.findings import Evidence, Judged, Severity, Skip, Where
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from nndiag.checks.normalization.view import View
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.scale import Seen
+    from nndiag.science.moments import Array
+    from nndiag.science.resampling import Resampled
 
 
 MAX_SCALE, MIN_SCALE = 10.0, 0.01  # root mean square of the inputs
@@ -79,72 +82,85 @@ def examine_scale(view: View) -> Iterator[Observation]:
     """NRM001, NRM002 and NRM003: one finding per cause."""
     import numpy as np
 
+    from nndiag.science.resampling import resampled
+
     profile = view.profile
     if profile.moments.count.max(initial=0) < 2:
         for code in ("NRM001", "NRM002", "NRM003"):
             yield Skip(code, "one row: no scale can be told")
         return
-    columns = columns_of(profile)
+    columns = columns_of(profile, prepared=bool(view.note))
     judged = np.flatnonzero(columns.judged)
     yield from (Judged(code) for code in ("NRM001", "NRM002", "NRM003"))
     if len(judged) == 0 or len(profile.finite_sample) == 0:
         return
     mean, sd, rms = profile.moments.mean[judged], profile.moments.sd[judged], profile.moments.rms[judged]
-    mixed = _mixed(view, judged[~columns.sparse[judged]])
+    drawn = cache(lambda: resampled(profile.finite_sample, of=profile.rows))  # costly: for findings only
+    mixed = _mixed(view, judged[~columns.sparse[judged]], drawn)
     if mixed is not None:
         yield mixed
     pooled_sd, pooled_rms = _pooled(sd, mixed), _pooled(rms, mixed)
     ratio = np.abs(mean) / np.maximum(sd, 1e-300)
     away = (ratio >= MAX_OFFSET) & (np.abs(mean) >= MAX_SCALE)
-    typical = float(np.median(ratio))
+    typical, centred = float(np.median(ratio)), False
     if mixed is None and (away.any() or typical >= MAX_OFFSET):
         chosen = away if away.any() else ratio >= MAX_OFFSET
-        yield _offset(view, judged[chosen], float(ratio[chosen].max()), loud=pooled_rms > MAX_SCALE)
-        pooled_rms = pooled_sd  # the offset has its own finding
+        yield _offset(view, judged[chosen], drawn, loud=pooled_rms > MAX_SCALE)
+        pooled_rms, centred = pooled_sd, True  # the offset has its own finding
     norm = float(np.sqrt((profile.vectors**2).sum(axis=1).mean())) if len(profile.finite_sample) else 0.0
-    if pooled_rms > MAX_SCALE:
-        yield _unscaled(view, pooled_rms, MAX_SCALE, "larger")
-    elif pooled_rms < MIN_SCALE and norm < 0.5:
-        yield _unscaled(view, pooled_rms, MIN_SCALE, "smaller")
+    if pooled_rms > MAX_SCALE or (pooled_rms < MIN_SCALE and norm < 0.5):
+
+        def scale(mean: Array, sd: Array) -> Any:
+            return _pooled(np.hypot(0.0 if centred else mean[:, judged], sd[:, judged]), mixed)
+
+        yield _unscaled(view, float(pooled_rms), drawn().interval(scale, float(pooled_rms)))
 
 
-def _pooled(values: Any, mixed: Finding | None) -> float:
-    """One scale for all features; where they are mixed, one that nearly all of them exceed."""
+def _pooled(values: Array, mixed: Finding | None) -> Any:
+    """One scale for all features, the last axis; where they are mixed, one that nearly all of them exceed."""
     import numpy as np
 
-    return float(np.sqrt((values**2).mean())) if mixed is None else float(np.quantile(values, 0.1))
+    return np.sqrt((values**2).mean(axis=-1)) if mixed is None else np.quantile(values, 0.1, axis=-1)
 
 
-def _unscaled(view: View, rms: float, limit: float, word: str) -> Finding:
+def _unscaled(view: View, rms: float, interval: tuple[float, float]) -> Finding:
     """NRM001."""
     moments = view.profile.moments
     low, high = float(moments.low.min()), float(moments.high.max())
     called = range_name(view.profile)
     said = f" ({called})" if called else ""
-    factor = rms if word == "larger" else 1 / max(rms, 1e-300)
+    large = rms > MAX_SCALE
+    factor, word = (rms, "larger") if large else (1 / max(rms, 1e-300), "smaller")
     return found(
         "NRM001",
         f"{view.what} run from {low:.4g} to {high:.4g}{said}: root mean square {rms:.4g}, {times(factor)}x {word} than "
         "what initialisation and learning-rate defaults assume",
         evidence=Evidence(
-            rms, "", threshold=limit, n={"rows": view.profile.rows}, detail="root mean square over all features"
+            rms,
+            "",
+            interval,
+            threshold=MAX_SCALE if large else MIN_SCALE,
+            n={"rows": view.profile.rows},
+            detail="root mean square over all features",
         ),
         means=f"the first layer's curvature is {times(rms**2)}x that of unit inputs, its gradient {times(rms)}x",
         fix=cure_for(view.profile),
     )
 
 
-def _offset(view: View, features: Any, ratio: float, *, loud: bool) -> Finding:
+def _offset(view: View, features: Any, drawn: Callable[[], Resampled], *, loud: bool) -> Finding:
     """NRM002."""
     moments = view.profile.moments
-    worst = features[(abs(moments.mean[features]) / (moments.sd[features] + 1e-300)).argmax()]
+    ratios = abs(moments.mean[features]) / (moments.sd[features] + 1e-300)
+    worst, ratio = features[ratios.argmax()], float(ratios.max())
+    interval = drawn().interval(lambda mean, sd: abs(mean[:, worst]) / (sd[:, worst] + 1e-300), ratio)
     return found(
         "NRM002",
         f"{view.column(int(worst))} has mean {moments.mean[worst]:.4g} and sd {moments.sd[worst]:.4g}: the offset is "
         f"{ratio:.3g} standard deviations"
         + (f" ({len(features)} features are like that)" if len(features) > 1 else ""),
         where=Where(module=view.column(int(worst))),
-        evidence=Evidence(ratio, "sd", threshold=MAX_OFFSET, n={"rows": view.profile.rows}),
+        evidence=Evidence(ratio, "sd", interval, threshold=MAX_OFFSET, n={"rows": view.profile.rows}),
         means="a common offset makes one direction far steeper than the others (condition number 1 + d m²/s²): "
         "the learning rate must suit the offset and the features learn slowly",
         fix="subtract the training mean; " + cure_for(view.profile),
@@ -152,7 +168,7 @@ def _offset(view: View, features: Any, ratio: float, *, loud: bool) -> Finding:
     )
 
 
-def _mixed(view: View, features: Any) -> Finding | None:
+def _mixed(view: View, features: Any, drawn: Callable[[], Resampled]) -> Finding | None:
     """NRM003."""
     import numpy as np
 
@@ -169,6 +185,11 @@ def _mixed(view: View, features: Any) -> Finding | None:
     top, bottom = features[int(np.argmax(sd))], features[int(np.argmin(sd))]
     value = float(high if big else low)
     named = odd[0] if len(odd) == 1 else (top if big else bottom)
+
+    def apart(_mean: Array, sd: Array) -> Array:
+        typical = np.median(sd[:, features], axis=1)
+        return sd[:, top] / typical if big else typical / np.maximum(sd[:, bottom], 1e-300)
+
     return found(
         "NRM003",
         f"features are on very different scales: {view.column(int(top))} has sd {sd.max():.4g}, "
@@ -178,6 +199,7 @@ def _mixed(view: View, features: Any) -> Finding | None:
         evidence=Evidence(
             value,
             "",
+            drawn().interval(apart, value),
             threshold=MAX_RATIO if big else MAX_RATIO_BELOW,
             n={"rows": view.profile.rows, "features": len(features)},
             detail="sd of the outermost feature against the median sd",

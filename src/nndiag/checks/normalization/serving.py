@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nndiag.checks.normalization.view import View
-    from nndiag.core.findings import Observation
+    from nndiag.core.findings import Observation, Scalar
     from nndiag.lab.scale import Seen
     from nndiag.science.moments import Array
     from nndiag.science.preprocessing_names import Change
@@ -51,7 +51,7 @@ def examine_pair(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
         yield Fact("serving", "equal", "serving rows equal training rows in effect")
     if verdict is not None:
         yield verdict
-    yield from _rows(view, change)
+    yield from _rows(view, change, x, y)
     if _found(leaks):
         yield Skip("NRM010", "the statistics were not fitted on training alone; repair that first")
     else:
@@ -189,12 +189,18 @@ def _evidence(change: Change | None, x: Array, y: Array) -> Evidence:
     """The size of the change: the largest shift in training sd."""
     import numpy as np
 
-    sd = np.maximum(x.std(axis=(0, 2)), 1e-12 + 1e-9 * np.abs(x).max())
-    gap = np.abs(y.mean(axis=(0, 2)) - x.mean(axis=(0, 2))) / sd
+    from nndiag.science.resampling import about, resampled
+
+    floor = 1e-12 + 1e-9 * np.abs(x).max()
+    gap = np.abs(y.mean(axis=(0, 2)) - x.mean(axis=(0, 2))) / np.maximum(x.std(axis=(0, 2)), floor)
+    c = int(gap.argmax())
+    before, after = resampled(x[:, c : c + 1]), resampled(y[:, c : c + 1], seed=1)
+    drawn = np.abs(after.mean - before.mean) / np.maximum(before.sd, floor)
     how = "rows compared one by one or 8-bit lattices recognised" if change and change.exact else "means and spreads"
     return Evidence(
-        float(gap.max()),
+        float(gap[c]),
         "sd",
+        about(float(gap[c]), drawn[:, 0]),
         n={"training rows": len(x), "serving rows": len(y)},
         detail=f"largest shift of a feature's mean; {how}",
     )
@@ -248,14 +254,21 @@ def _repair(change: Change | None) -> str:
     return f"; until then serving needs (x - [{offset}]) / [{slope}]"
 
 
-def _rows(view: View, change: Change | None) -> Iterator[Observation]:
-    """The map per channel, as measurements and a table."""
+def _rows(view: View, change: Change | None, x: Array, y: Array) -> Iterator[Observation]:
+    """The map per channel with its standard error, as measurements and a table."""
     if change is None or change.kind == "identity":
         return
-    rows = [
-        (view.column(c), float(change.slope[c]), float(change.offset[c]), view.column(change.order[c]))
-        for c in range(min(len(change.slope), 64))
+    from nndiag.science.preprocessing_match import errors_of
+
+    slope_se, offset_se = errors_of(x, y, change)
+    rows: list[tuple[Scalar, ...]] = [
+        (view.column(c), *map(float, (change.slope[c], slope_se[c], change.offset[c], offset_se[c])), view.column(k))
+        for c, k in enumerate(change.order[:64])
     ]
-    yield Table("serving = slope x training + offset", ("serving", "slope", "offset", "from"), rows)
-    yield Measurement("serving_slope", float(change.slope[0]), "", rows[0][0])
-    yield Measurement("serving_offset", float(change.offset[0]), "", rows[0][0])
+    yield Table("serving = slope x training + offset", ("serving", "slope", "se", "offset", "se ", "from"), rows)
+    for name, value, error in (
+        ("serving_slope", change.slope[0], slope_se[0]),
+        ("serving_offset", change.offset[0], offset_se[0]),
+    ):
+        reach = 1.96 * float(error)
+        yield Measurement(name, float(value), "", view.column(0), (float(value) - reach, float(value) + reach))
