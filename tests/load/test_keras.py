@@ -13,7 +13,9 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras")
 
 from nndiag.core.errors import NndiagError  # noqa: E402 - after the backend is chosen
+from nndiag.lab.copying import private_copy as copied  # noqa: E402 - see above
 from nndiag.lab.keras_translate import translated  # noqa: E402 - see above
+from nndiag.load.keras_config import check_file, strangers  # noqa: E402 - see above
 from nndiag.load.model import load_model, source_of  # noqa: E402 - see above
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Keras talks about its own future
@@ -210,12 +212,173 @@ def test_weights_alone_are_refused(tmp_path):
         load_model(path)
 
 
-def test_a_layer_without_counterpart_is_named():
-    model = stack((5, 3), L.LSTM(4, recurrent_dropout=0.5, name="odd"))
-    with pytest.raises(NndiagError, match="'odd' cannot be translated: LSTM with recurrent_dropout"):
-        translated(model, "x")
+def test_a_layer_without_counterpart_is_run_by_keras():
+    model = stack((5, 3), L.LSTM(4, recurrent_dropout=0.5, name="odd"), L.Dense(2))
+    graph, notes = translated(model, "x")
+    assert notes == ["'odd' is run by Keras (LSTM with recurrent_dropout)"]
+    x = torch.randn(3, 5, 3)
+    torch.testing.assert_close(graph.eval()(x), model(x, training=False).detach().cpu())
+    assert not torch.equal(graph.train()(x), graph(x))
+    graph(x).sum().backward()
+    assert all(item.grad is not None for item in graph.parameters())
 
 
 def test_a_model_without_shape_is_refused():
     with pytest.raises(NndiagError, match="no input shape"):
         translated(keras.Sequential([L.Dense(3)]), "x")
+
+
+class Net(keras.Model):
+    """A subclassed model; `hidden` and `drop` are found by their attributes."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = L.Dense(16, activation="relu")
+        self.drop = L.Dropout(0.5)
+        self.blocks = [L.Dense(16), L.Dense(16)]
+        self.norm = L.BatchNormalization()
+        self.head = L.Dense(3)
+
+    def call(self, x, training=None):
+        x = self.drop(self.hidden(x), training=training)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(self.norm(x, training=training))
+
+
+def built(model, *shapes):
+    """Call it once, as training does."""
+    model(*(torch.zeros(shape) for shape in shapes))
+    return shaken(model)
+
+
+def test_a_subclassed_model_is_followed_through_its_code():
+    model = built(Net(), (2, 8))
+    before = {id(layer): len(layer._inbound_nodes) for layer in model._flatten_layers()}
+    graph, notes = translated(model, "x")
+    assert not notes
+    assert {"hidden", "hidden/relu", "drop", "blocks/0", "blocks/1", "norm", "head"} == {
+        name for name, _ in graph.named_children()
+    }
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(graph.eval()(x), model(x, training=False).detach().cpu(), atol=1e-5, rtol=1e-4)
+    assert not torch.equal(graph.train()(x), graph(x))
+    assert before == {id(layer): len(layer._inbound_nodes) for layer in model._flatten_layers()}
+
+
+class Forced(Net):
+    """Drops whatever the mode, and holds its batch norm still."""
+
+    def call(self, x):
+        return self.head(self.norm(self.drop(self.hidden(x), training=True), training=False))
+
+
+def test_modes_written_into_the_code_are_kept():
+    graph, _ = translated(built(Forced(), (2, 8)), "x")
+    graph.eval()
+    assert not torch.equal(graph(torch.ones(64, 8)), graph(torch.ones(64, 8)))
+    assert not graph.train().get_submodule("norm").training
+
+
+class Torchish(Net):
+    """Computes outside Keras, which cannot be followed with symbols."""
+
+    def call(self, x, training=None):
+        return self.head(self.norm(self.drop(torch.relu(self.hidden(x)), training=training), training=training))
+
+
+class Branching(Net):
+    """Another forward in training."""
+
+    def call(self, x, training=None):
+        x = self.hidden(x)
+        return self.head(2 * x if training else x)
+
+
+@pytest.mark.parametrize("kind", [Torchish, Branching])
+def test_code_that_cannot_be_followed_is_run_as_it_is(kind):
+    model = built(kind(), (2, 8))
+    graph, notes = translated(model, "x")
+    assert "is run by Keras" in notes[0]
+    made = copied(graph)
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(made.eval()(x), model(x, training=False).detach().cpu())
+    assert not torch.equal(made.train()(x), made.eval()(x))
+    assert made.double()(x.double()).dtype == torch.float64
+    with torch.no_grad():
+        for item in made.parameters():
+            item.zero_()
+    assert model(x).abs().sum() > 0
+
+
+class Scale(L.Layer):
+    """A layer of the user's own with a weight of its own."""
+
+    def build(self, shape):
+        self.gain = self.add_weight(shape=(shape[-1],), initializer="ones", name="gain")
+
+    def call(self, x):
+        return x * self.gain
+
+
+class Counting(Scale):
+    """Changes a variable in each forward."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.calls = self.add_weight(shape=(), initializer="zeros", trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return super().call(x)
+
+
+@pytest.mark.parametrize(("kind", "calls"), [(Scale, None), (Counting, 0.0)])
+def test_layers_of_ones_own_keep_their_weights_and_gradients(kind, calls):
+    model = shaken(stack((8,), L.Dense(6), kind(name="mine"), L.Dense(2)))
+    graph = copied(translated(model, "x")[0])
+    x = torch.randn(4, 8)
+    torch.testing.assert_close(graph.eval()(x), model(x, training=False).detach().cpu())
+    graph(x).sum().backward()
+    assert dict(graph.named_parameters())["mine.gain"].grad is not None
+    assert calls is None or dict(graph.named_buffers())["mine.calls"] > calls
+
+
+def test_build_alone_is_enough():
+    model = Net()
+    model.build((None, 8))
+    assert dict(source_of(model).make().named_modules())["hidden"].in_features == 8
+    assert not model.hidden.built
+
+
+def test_a_model_that_was_never_built_takes_its_shapes_from_the_data():
+    model = Net()
+    made = source_of(model).make()
+    made.eval()(torch.zeros(4, 11))
+    assert dict(made.named_modules())["hidden"].in_features == 11
+    assert not model.built
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"class_name": "Dense", "module": "keras.layers", "config": {}, "registered_name": "pkg>Dense"},
+        {"class_name": "TorchModuleWrapper", "module": "keras.layers", "config": {}},
+        {"class_name": "function", "module": "keras.utils", "config": "get_file"},
+        {"class_name": "function", "module": "os", "config": "system"},
+        {"class_name": "NewLayer", "module": "keras.layers", "config": {}},
+        {"class_name": "Net", "module": "net", "config": {}},
+        {"class_name": "__lambda__", "config": {"value": "…"}},
+        {"class_name": "Net", "config": {}},
+        {"class_name": ["Dense"], "module": "keras.layers"},
+    ],
+)
+def test_only_known_names_are_let_through(layer):
+    assert list(strangers({"config": {"layers": [layer]}}))
+
+
+@pytest.mark.parametrize("build", KINDS, ids=lambda build: build.__name__)
+def test_every_common_layer_is_known(build, tmp_path):
+    path = str(tmp_path / "model.keras")
+    build().save(path)
+    check_file(path, trust=False)

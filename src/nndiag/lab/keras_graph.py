@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from nndiag.core.errors import NndiagError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class UnknownLayerError(Exception):
@@ -22,6 +23,13 @@ class Ref:
     """A value made earlier in the forward."""
 
     index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A variable that code of the user's own reads: a parameter or buffer of the graph."""
+
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +77,19 @@ class KerasGraph(nn.Module):
         values = dict(enumerate(inputs))
         for step in self.steps:
             call = self.get_submodule(step.target) if isinstance(step.target, str) else step.target
-            values[step.makes] = call(*_filled(step.args, values), **_filled(step.kwargs, values))
-        return values, _filled(self.answer, values)
+            values[step.makes] = call(*self._filled(step.args, values), **self._filled(step.kwargs, values))
+        return values, self._filled(self.answer, values)
+
+    def _filled(self, template: Any, values: Mapping[int, Any]) -> Any:
+        if isinstance(template, Ref):
+            return values[template.index]
+        if isinstance(template, Held):
+            return getattr(self, template.name)
+        if isinstance(template, tuple | list):
+            return type(template)(self._filled(item, values) for item in template)
+        if isinstance(template, dict):
+            return {key: self._filled(item, values) for key, item in template.items()}
+        return template
 
 
 class KerasModel(KerasGraph):
@@ -81,23 +100,16 @@ class KerasModel(KerasGraph):
         return self.run(self.arranged((inputs,), {}))[1]
 
 
-def _filled(template: Any, values: Mapping[int, Any]) -> Any:
-    if isinstance(template, Ref):
-        return values[template.index]
-    if isinstance(template, tuple | list):
-        return type(template)(_filled(item, values) for item in template)
-    if isinstance(template, dict):
-        return {key: _filled(item, values) for key, item in template.items()}
-    return template
-
-
 @dataclass
 class Builder:
     """Fills a graph, call by call."""
 
     graph: KerasGraph
     notes: list[str] = field(default_factory=list)
+    shape: tuple[int | None, ...] = ()  # of the first input of the layer that is being translated
+    overruled: bool = False  # whether training= of the outermost call wins over this layer's own
     _next: int = 0
+    _held: dict[int, Held] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Number the inputs."""
@@ -110,11 +122,43 @@ class Builder:
     def module(self, name: str, make: Callable[[], nn.Module], *args: Any, **kwargs: Any) -> Ref:
         """Call a child, which is made the first time."""
         name = name.replace(".", "_")
-        if name not in dict(self.graph.named_children()):
+        if name not in self.children():
             made = make()
             made.__dict__.pop("_nndiag_built", None)
             self.graph.add_module(name, made)
         return self._step(name, args, kwargs)
+
+    def children(self) -> dict[str, nn.Module]:
+        """Return the children made so far."""
+        return dict(self.graph.named_children())
+
+    def variable(self, variable: Any) -> Held:
+        """Keep a Keras variable under its own name: trained as a parameter, else as a buffer."""
+        if id(variable) not in self._held:
+            name = stem = str(variable.name).replace(".", "_")
+            count = 0
+            while hasattr(self.graph, name):
+                count += 1
+                name = f"{stem}_{count}"
+            if variable.trainable:
+                self.graph.register_parameter(name, nn.Parameter(value_of(variable)))
+            else:
+                self.graph.register_buffer(name, value_of(variable))
+            self._held[id(variable)] = Held(name)
+        return self._held[id(variable)]
+
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """Take back what a translation began that then met something unknown."""
+        steps, children, notes, number = len(self.graph.steps), set(self.children()), len(self.notes), self._next
+        try:
+            yield
+        except UnknownLayerError:
+            del self.graph.steps[steps:], self.notes[notes:]
+            for name in set(self.children()) - children:
+                delattr(self.graph, name)
+            self._next = number
+            raise
 
     def _step(self, target: str | Callable[..., Any], args: Any, kwargs: Any) -> Ref:
         made = Ref(self._next)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nndiag.lab.keras_graph import UnknownLayerError, put, value_of
 from nndiag.lab.keras_modules import (
@@ -60,10 +59,16 @@ def translate_simple(to: Builder, layer: Any, name: str, args: tuple[Any, ...], 
     return made
 
 
-def rank_of(layer: Any) -> int:
-    """Return the number of axes of what a layer reads."""
-    shape = layer.input.shape if not isinstance(layer.input, list | tuple) else layer.input[0].shape
-    return len(shape)
+def rank_of(to: Builder) -> int:
+    """Return the number of axes of what the layer reads."""
+    return len(to.shape)
+
+
+def _size(to: Builder, axis: int) -> int:
+    size = to.shape[axis]
+    if size is None:
+        raise UnknownLayerError(f"a normaliser over axis {axis}, whose size is open")
+    return size
 
 
 def axis_of(layer: Any, rank: int) -> int:
@@ -117,7 +122,7 @@ def _scaled(made: Any, layer: Any, change: Callable[[Tensor], Tensor] | None = N
 
 
 def _batch_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    rank = rank_of(layer)
+    rank = rank_of(to)
     classes = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
     if rank not in classes:
         raise UnknownLayerError(f"BatchNormalization over {rank} axes")
@@ -137,12 +142,12 @@ def _batch_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call
 
 
 def _layer_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    rank = rank_of(layer)
+    rank = rank_of(to)
     axes = [layer.axis] if isinstance(layer.axis, int) else list(layer.axis)
     places = sorted(axis % rank for axis in axes)
     if places != list(range(rank - len(places), rank)) or getattr(layer, "rms_scaling", False):
         raise UnknownLayerError(f"{type(layer).__name__} over axes {places} of {rank}")
-    shape = [layer.input.shape[axis] for axis in places]
+    shape = [_size(to, axis) for axis in places]
 
     def make() -> nn.Module:
         if type(layer).__name__ == "RMSNormalization":
@@ -158,9 +163,9 @@ def _layer_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call
 
 
 def _group_norm(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    rank = rank_of(layer)
+    rank = rank_of(to)
     axis = axis_of(layer, rank)
-    size = layer.input.shape[axis]
+    size = _size(to, axis)
 
     def make() -> nn.Module:
         groups = size if layer.groups == -1 else layer.groups
@@ -177,7 +182,8 @@ def _dropout(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call: di
     # Keras records a False that nobody wrote, and lets the caller's mode win over it.
     stuck = call.get("training") is True
     if stuck:
-        to.notes.append(f"{name} was called with training=True, which only predict() and training=False overrule")
+        but = ", which only predict() and training=False overrule" if to.overruled else ""
+        to.notes.append(f"{name} was called with training=True{but}")
     shape = getattr(layer, "noise_shape", None)
     spatial = type(layer).__name__.startswith("Spatial")
     channel = getattr(layer, "data_format", "channels_last")
@@ -188,7 +194,7 @@ def _dropout(to: Builder, layer: Any, name: str, args: tuple[Any, ...], call: di
     if not spatial:
         make = HardwiredDropout if stuck else nn.Dropout
         return to.module(name, lambda: make(layer.rate), args[0])
-    rank = rank_of(layer)
+    rank = rank_of(to)
     kind = HardwiredSpatialDropout if stuck else {3: nn.Dropout1d, 4: nn.Dropout2d, 5: nn.Dropout3d}[rank]
     x, back = channels_second(to, args[0], rank, rank - 1 if channel == "channels_last" else 1)
     return back(to.module(name, lambda: kind(layer.rate), x))
@@ -209,7 +215,7 @@ def _relu(layer: Any) -> nn.Module:
 
 
 def _prelu(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    rank, alpha = rank_of(layer), layer.alpha
+    rank, alpha = rank_of(to), layer.alpha
     if rank > 2 and any(size != 1 for size in alpha.shape[:-1]):
         raise UnknownLayerError("PReLU with a slope per place: share its axes")
 
@@ -248,88 +254,14 @@ def _standardize(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _cal
     return to.module(name, make, args[0])
 
 
-def _reshape(to: Builder, layer: Any, _name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    shape = [-1 if size is None else size for size in layer.target_shape]
-    return to.apply(_reshaped, args[0], shape)
-
-
-def _reshaped(x: Tensor, shape: list[int]) -> Tensor:
-    return x.reshape(x.shape[0], *shape)
-
-
-def _flatten(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    rank = rank_of(layer)
-    x = args[0]
-    if layer.data_format == "channels_first" and rank > 2:
-        x = to.apply(torch.movedim, x, 1, -1)
-    return to.module(name, nn.Flatten, x) if rank > 1 else to.apply(torch.unsqueeze, x, 1)
-
-
-def _permute(to: Builder, layer: Any, _name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    return to.apply(torch.permute, args[0], (0, *layer.dims))
-
-
-def _repeat(to: Builder, layer: Any, _name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    return to.apply(_repeated, args[0], layer.n)
-
-
-def _repeated(x: Tensor, count: int) -> Tensor:
-    return x.unsqueeze(1).expand(-1, count, -1)
-
-
-def _unit(to: Builder, layer: Any, _name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    return to.apply(functional.normalize, args[0], dim=layer.axis if isinstance(layer.axis, int) else layer.axis[0])
-
-
-def _summed(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total + part
-    return total
-
-
-def _mean(parts: list[Tensor]) -> Tensor:
-    return _summed(parts) / len(parts)
-
-
-def _product(parts: list[Tensor]) -> Tensor:
-    total = parts[0]
-    for part in parts[1:]:
-        total = total * part
-    return total
-
-
-def _merge(function: Callable[..., Any]) -> Any:
-    def emit(to: Builder, _layer: Any, _name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-        return to.apply(function, list(args[0]))
-
-    return emit
-
-
-def _concatenate(to: Builder, layer: Any, _name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    return to.apply(torch.cat, list(args[0]), layer.axis)
-
-
-def _same(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
-    if type(layer).__name__.startswith("Random") or type(layer).__name__ in {"MixUp", "CutMix", "AugMix"}:
-        to.notes.append(f"augmentation by {name} is left out")
-    return args[0]  # type: ignore[no-any-return]
-
-
 LAYERS: dict[str, Any] = {
-    "Dense": _dense, "Embedding": _embedding, "BatchNormalization": _batch_norm, "Flatten": _flatten,
+    "Dense": _dense, "Embedding": _embedding, "BatchNormalization": _batch_norm,
     "LayerNormalization": _layer_norm, "RMSNormalization": _layer_norm, "GroupNormalization": _group_norm,
-    "UnitNormalization": _unit, "Dropout": _dropout, "SpatialDropout1D": _dropout, "SpatialDropout2D": _dropout,
+    "Dropout": _dropout, "SpatialDropout1D": _dropout, "SpatialDropout2D": _dropout,
     "SpatialDropout3D": _dropout, "AlphaDropout": _plain(lambda layer: nn.AlphaDropout(layer.rate)),
     "GaussianDropout": _plain(lambda layer: GaussianDropout(layer.rate)),
     "GaussianNoise": _plain(lambda layer: GaussianNoise(layer.stddev)), "Activation": _activation,
     "ReLU": _plain(_relu), "LeakyReLU": _plain(lambda layer: nn.LeakyReLU(layer.negative_slope)),
     "ELU": _plain(lambda layer: nn.ELU(layer.alpha)), "PReLU": _prelu, "Softmax": _softmax,
     "Normalization": _standardize, "Rescaling": _plain(lambda layer: Rescale(layer.scale, layer.offset)),
-    "Reshape": _reshape, "Permute": _permute, "RepeatVector": _repeat, "Concatenate": _concatenate,
-    "Add": _merge(_summed), "Average": _merge(_mean), "Multiply": _merge(_product), "Identity": _same,
-    "ActivityRegularization": _same, "Masking": _same, "InputLayer": _same,
-    "RandomFlip": _same, "RandomRotation": _same, "RandomZoom": _same, "RandomTranslation": _same,
-    "RandomContrast": _same, "RandomBrightness": _same, "RandomShear": _same, "RandomErasing": _same,
-    "RandomHue": _same, "RandomSaturation": _same, "RandomGrayscale": _same, "RandomColorJitter": _same,
 }  # fmt: skip

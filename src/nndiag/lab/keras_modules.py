@@ -111,19 +111,6 @@ class MultiHeadAttention(nn.Module):
         return answer
 
 
-class Foreign(nn.Module):
-    """A Keras layer that is run as it is, told the mode as Keras wants it."""
-
-    def __init__(self, layer: nn.Module, *, told: bool) -> None:
-        """Take the layer, and whether its call asks for `training`."""
-        super().__init__()
-        self.layer, self.told = layer, told
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the layer; `Layer.train()` would have no effect."""
-        return self.layer(*args, **kwargs, **({"training": self.training} if self.told else {}))
-
-
 def fixed(module: nn.Module, *, mode: bool) -> nn.Module:
     """Hold a module in one mode for good."""
     base = type(module)

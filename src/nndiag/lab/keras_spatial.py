@@ -23,13 +23,13 @@ _GLOBAL_MEAN: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d
 
 
 def _first(to: Builder, layer: Any, x: Ref) -> tuple[Ref, Any]:
-    rank = rank_of(layer)
+    rank = rank_of(to)
     return channels_second(to, x, rank, 1 if layer.data_format == "channels_first" else rank - 1)
 
 
-def _places(layer: Any) -> list[int | None]:
+def _places(to: Builder, layer: Any) -> list[int | None]:
     """Return the sizes of the axes that a window moves along."""
-    shape = list(layer.input.shape)
+    shape = list(to.shape)
     return shape[2:] if layer.data_format == "channels_first" else shape[1:-1]
 
 
@@ -46,10 +46,10 @@ def same_pad(x: Tensor, window: tuple[int, ...], stride: tuple[int, ...]) -> Ten
     return functional.pad(x, pads)
 
 
-def _padding(layer: Any, window: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...] | None:
+def _padding(to: Builder, layer: Any, window: tuple[int, ...], stride: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return "same" as torch's symmetric padding, or None where it is lopsided or the size is unknown."""
     found = []
-    for size, width, step in zip(_places(layer), window, stride, strict=True):
+    for size, width, step in zip(_places(to, layer), window, stride, strict=True):
         if size is None and step > 1:
             return None
         total = width - 1 if size is None else max((-(-size // step) - 1) * step + width - size, 0)
@@ -65,7 +65,7 @@ def _padded(to: Builder, layer: Any, x: Ref, window: tuple[int, ...], stride: tu
         return x, 0
     if layer.padding == "causal":
         return to.apply(functional.pad, x, (window[0] - 1, 0)), 0
-    even = _padding(layer, window, stride)
+    even = _padding(to, layer, window, stride)
     if even is not None:
         return x, even
     return to.apply(same_pad, x, window, stride), 0
@@ -172,12 +172,12 @@ def pool(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) 
     largest = type(layer).__name__.startswith("Max")
     more: dict[str, Any] = {}
     if layer.padding == "same":
-        even = _padding(layer, window, stride)
+        even = _padding(to, layer, window, stride)
         more = {"padding": even} if even is not None else {"ceil_mode": True}
         if even is None:
             sides = [
                 max((-(-size // step) - 1) * step + width - size, 0) // 2 if size is not None else 0
-                for size, width, step in zip(_places(layer), window, stride, strict=True)
+                for size, width, step in zip(_places(to, layer), window, stride, strict=True)
             ]
             more["padding"] = tuple(sides)
         if not largest:
@@ -190,8 +190,9 @@ def pool(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) 
 def global_pool(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call: Any) -> Ref:
     """Translate GlobalMaxPooling and GlobalAveragePooling."""
     x, back = _first(to, layer, args[0])
+    rank = rank_of(to) - 2
     kinds = _GLOBAL_MAX if "Max" in type(layer).__name__ else _GLOBAL_MEAN
-    x = to.module(name, lambda: kinds[rank_of(layer) - 2](1), x)
+    x = to.module(name, lambda: kinds[rank](1), x)
     return back(x) if layer.keepdims else to.apply(torch.flatten, x, 1)
 
 
@@ -213,7 +214,7 @@ def upsampling(to: Builder, layer: Any, name: str, args: tuple[Any, ...], _call:
     way = getattr(layer, "interpolation", "nearest")
     if way not in {"nearest", "bilinear"}:
         raise UnknownLayerError(f"UpSampling with {way}")
-    rank = rank_of(layer)
+    rank = rank_of(to)
     size = tuple(float(item) for item in _tuple(layer.size, rank - 2))
     first = getattr(layer, "data_format", "channels_last") == "channels_first"
     x, back = channels_second(to, args[0], rank, 1 if first else rank - 1)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Where
 from nndiag.lab.blame import said
-from nndiag.load.door import inspect, open_zip, shown
+from nndiag.load.door import shown
+from nndiag.load.keras_config import check_file
 from nndiag.load.sources import CopiedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
 
     from nndiag.core.subject import ModelSource
-
-_CONFIG_BYTES = 64 << 20
 
 
 def load_keras(target: str, *, seed: int, device: str, trust: bool) -> ModelSource:
@@ -41,8 +37,8 @@ def load_keras(target: str, *, seed: int, device: str, trust: bool) -> ModelSour
     """
     from nndiag.lab.borrow import seeded
 
-    _check_file(target, trust=trust)
     keras = _keras()
+    check_file(target, trust=trust)
     with seeded(seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # optimizer states and the like, of no concern here
         try:
@@ -58,10 +54,15 @@ def load_keras(target: str, *, seed: int, device: str, trust: bool) -> ModelSour
 
 
 def as_torch(model: Any, name: str) -> tuple[nn.Module, list[str]]:
-    """Return a Keras model as torch layers of the same names, and what was left out."""
-    from nndiag.lab.keras_translate import translated
+    """Return a Keras model as torch layers of the same names, and what was left out; later, if it has no shape yet."""
+    from nndiag.lab.keras_translate import check_backend, has_shape, translated
+    from nndiag.lab.keras_unbuilt import Unbuilt, completed
 
-    return translated(model, name)
+    check_backend(name)
+    whole = completed(model) if has_shape(model) else None
+    if whole is None:
+        return Unbuilt(model, name), []
+    return translated(whole, name)
 
 
 def is_keras_model(thing: Any) -> bool:
@@ -71,6 +72,15 @@ def is_keras_model(thing: Any) -> bool:
     from nndiag.lab.keras_translate import is_keras
 
     return is_keras(thing)
+
+
+def fresh_names() -> AbstractContextManager[None]:
+    """Let Keras number its layers from the start, as in a process of its own (dense, dense_1, …)."""
+    if "keras" not in sys.modules:
+        return nullcontext()
+    from nndiag.lab.keras_copy import fresh_names as names
+
+    return names()
 
 
 def live_source(name: str, model: Any, where: Where, device: str) -> ModelSource:
@@ -111,82 +121,3 @@ def _keras() -> Any:
             hint="set KERAS_BACKEND=torch before it is imported",
         )
     return keras
-
-
-def _check_file(target: str, *, trust: bool) -> None:
-    """Look at a file before Keras does: is it whole, and does its config name code?"""
-    opened = inspect(target)
-    if opened.kind == "hdf5":
-        config = _config_in_h5(target)
-    elif opened.kind in {"keras", "zip"}:
-        config = _config_in_zip(target)
-    else:
-        raise NndiagError(f"'{target}' is {opened.kind}, not a Keras file", hint="write it with model.save(…)")
-    if not trust:
-        for problem in _code_in(config):
-            raise NndiagError(f"'{target}' holds {problem}: code that loading runs", hint="--trust runs it")
-
-
-def _config_in_zip(target: str) -> Any:
-    import zipfile
-
-    opened = inspect(target)
-    try:
-        with open_zip(opened) as archive:
-            if (bad := archive.testzip()) is not None:
-                raise NndiagError(f"'{target}' is damaged: '{shown(bad)}' fails its checksum", hint="write it again")
-            return json.loads(archive.read("config.json"))
-    except (
-        zipfile.BadZipFile,
-        RuntimeError,
-        NotImplementedError,
-        OSError,
-        EOFError,
-        ValueError,
-        RecursionError,
-    ) as bad:
-        raise NndiagError(f"'{target}' is damaged: {said(bad)}", hint="write it again") from bad
-    except KeyError as missing:
-        raise NndiagError(
-            f"'{target}' is a zip file without Keras's config.json", hint="write it with model.save('model.keras')"
-        ) from missing
-
-
-def _config_in_h5(target: str) -> Any:
-    if find_spec("h5py") is None:
-        raise NndiagError(".h5 files need h5py, which is not installed", hint="pip install 'nndiag[keras]'")
-    import h5py
-
-    try:
-        with h5py.File(Path(target), "r") as file:
-            text = file.attrs.get("model_config")
-            if text is None:
-                raise NndiagError(
-                    f"'{target}' holds weights without a model", hint="save both: model.save('model.keras')"
-                )
-            text = text.decode() if isinstance(text, bytes) else str(text)
-            return json.loads(text[:_CONFIG_BYTES])
-    except (OSError, ValueError, RuntimeError, KeyError, RecursionError) as broken:
-        raise NndiagError(f"'{target}' is damaged: {shown(said(broken), 120)}", hint="write it again") from broken
-
-
-def _code_in(config: Any) -> Iterator[str]:
-    """Yield what in a config is code or would be imported: names found inside data are text."""
-    todo = [config]
-    while todo:
-        item = todo.pop()
-        if isinstance(item, dict):
-            kind, module = item.get("class_name"), item.get("module")
-            inner = item.get("config")
-            name = inner.get("name") if isinstance(inner, dict) else inner
-            if kind in {"Lambda", "__lambda__"}:
-                yield f"a Lambda layer '{shown(str(name))}'"
-            elif isinstance(module, str) and module.split(".")[0] != "keras":
-                yield f"{shown(str(kind))} '{shown(str(name))}' of {shown(module)}"
-            elif isinstance(kind, str) and module is None and ">" in str(item.get("registered_name") or kind):
-                yield f"the class {shown(kind)}"
-            elif kind == "function" and str(module).startswith(("keras.utils", "keras.src.utils", "keras.saving")):
-                yield f"the function '{shown(str(name))}' of {shown(str(module))}"
-            todo += item.values()
-        elif isinstance(item, list):
-            todo += item

@@ -167,12 +167,15 @@ def _from_code(target: Target, args: dict[str, Any], *, seed: int, device: str) 
 def _from_factory(name: str, build: Any, args: dict[str, Any], *, seed: int, device: str) -> ModelSource:
     from torch import nn
 
-    from nndiag.load.keras import as_torch, is_keras_model
+    from nndiag.load.keras import as_torch, fresh_names, is_keras_model, named
 
     def checked() -> nn.Module:
-        made = called(name, build, args)
+        with fresh_names():
+            made = called(name, build, args)
         if is_keras_model(made):
-            return as_torch(made, name)[0]
+            graph, notes = as_torch(made, name)
+            source.name = named(name, notes)
+            return graph
         if not isinstance(made, nn.Module):
             kind = "nothing" if made is None else f"a {type(made).__name__}"
             inner = (
@@ -183,7 +186,8 @@ def _from_factory(name: str, build: Any, args: dict[str, Any], *, seed: int, dev
             raise NndiagError(f"{name} returned {kind}, not a torch module{inner}", hint="return the model itself")
         return made
 
-    return BuiltModel(name, _place(build), checked, seed, device)
+    source = BuiltModel(name, _place(build), checked, seed, device)
+    return source
 
 
 def _place(thing: Any, *, module: Any = None) -> Where:
