@@ -16,7 +16,7 @@ import time
 import torch
 from torch import optim
 
-from nndiag.lab.embedding_step import Trial, forecast, time_table, zipf_batches
+from nndiag.lab.embedding_step import Trial, ZipfIds, forecast, time_table
 from nndiag.science.roofline import fit_line
 
 OPTIMIZERS = {  # name: maker, sparse, table-sized tensors alive at once
@@ -59,13 +59,13 @@ def main():
             wanted = not quick or (place + index) % 2 == 0 or (rows == 2_000_000 and name in SHOWN)
             if rows * dim * 4 * copies > LIMIT or not wanted:
                 continue
-            trial = Trial(dim, make, zipf_batches(lookups), sparse=sparse)
+            trial = Trial(dim, make, ZipfIds(lookups), sparse=sparse)
             found = forecast(trial, rows, copies=copies, seconds=1.8, repeats=25)
             measured = time_table(trial, rows, repeats=15, seconds=1.2).total
             error = found.seconds / measured.median - 1
             errors.append(abs(error))
-            line = fit_line([item.rows for item in found.tried], [item.total.low for item in found.tried])
-            fastest.append(abs(line.at(rows) / measured.low - 1))
+            line = fit_line(found.loads, [item.total.low for item in found.tried])
+            fastest.append(abs(line.at(trial.load(rows)) / measured.low - 1))
             low, high = (1e3 * value for value in found.interval)
             print(
                 f"{rows:9,} {dim:4} {lookups:6}  {name:14} {1e3 * found.seconds:8.2f} ms {low:8.2f} – {high:8.2f} "

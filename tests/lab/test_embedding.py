@@ -11,7 +11,7 @@ from nndiag.lab import embedding
 from nndiag.lab.embedding_cures import RowWiseAdagrad
 from nndiag.lab.embedding_model import build
 from nndiag.lab.embedding_optim import route, try_dense, try_sparse
-from nndiag.lab.embedding_step import Trial, forecast, sizes_to_try, zipf_batches
+from nndiag.lab.embedding_step import Trial, ZipfIds, forecast, sizes_to_try
 from nndiag.lab.embedding_uses import watch_forward
 from nndiag.load.sources import BuiltModel
 
@@ -156,8 +156,8 @@ def test_sizes_to_try_stay_below_the_table_and_the_memory():
 
 
 def test_sparse_steps_do_not_grow_with_the_table_and_dense_ones_do():
-    sparse = Trial(16, torch.optim.SparseAdam, zipf_batches(256), sparse=True)
-    dense = Trial(16, torch.optim.Adam, zipf_batches(256))
+    sparse = Trial(16, torch.optim.SparseAdam, ZipfIds(256), sparse=True)
+    dense = Trial(16, torch.optim.Adam, ZipfIds(256))
     slow = forecast(dense, 400_000, copies=6, seconds=1.0)
     fast = forecast(sparse, 400_000, copies=3, seconds=0.5)
     assert slow.seconds > 5 * fast.seconds

@@ -101,3 +101,9 @@ def test_the_question_that_named_this_check():
 def test_roofline_takes_the_larger_bound():
     assert seconds(CPU_CORE, moved=20e9) == pytest.approx(1.0)
     assert seconds(CPU_CORE, moved=1.0, flops=200e9) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(("rows", "lookups", "exponent"), [(1, 10, 1.0), (777_777, 4096, 1.0), (300_000, 65536, 1.2)])
+def test_distinct_rows_in_bins_are_those_of_the_sum(rows, lookups, exponent):
+    exact = zipf.expected_unique(zipf.zipf_probabilities(rows, exponent), lookups).mean
+    assert zipf.zipf_unique(rows, lookups, exponent) == pytest.approx(exact, rel=1e-5)

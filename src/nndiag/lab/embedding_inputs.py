@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nndiag.lab.embedding_step import zipf_batches
+from nndiag.lab.embedding_step import ZipfIds
 from nndiag.lab.forward import signature
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class _Draw:
         for side in shape:
             count *= side
         self._seed += 1
-        return zipf_batches(count, count=1, seed=self._seed)(min(self.rows, 10**6))[0].reshape(shape)
+        return ZipfIds(count, count=1, seed=self._seed).batches(min(self.rows, 10**6))[0].reshape(shape)
 
     def by_name(self, name: str, shape: tuple[int, ...]) -> Any:
         word = name.lower()

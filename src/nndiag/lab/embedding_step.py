@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -12,10 +12,10 @@ from torch import nn
 
 from nndiag.lab.clock import Timing, threads, time_call
 from nndiag.science.roofline import Line, fit_line
-from nndiag.science.zipf import zipf_probabilities
+from nndiag.science.zipf import zipf_probabilities, zipf_unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -36,40 +36,44 @@ class StepTiming:
 
 
 @dataclass(frozen=True, slots=True)
+class ZipfIds:
+    """Id batches that follow Zipf's law, shuffled over the table as hashing or spelling would."""
+
+    lookups: int  # N per batch
+    count: int = 4  # different batches: a probe that reuses one does not see a growing momentum buffer
+    seed: int = 0
+    exponent: float = 1.0
+
+    def batches(self, rows: int) -> list[Tensor]:
+        """Draw `count` batches of ids (N,) below `rows`."""
+        generator = torch.Generator().manual_seed(self.seed)
+        weights = torch.from_numpy(zipf_probabilities(rows, self.exponent)).cumsum(0)
+        place = torch.randperm(rows, generator=generator)
+        draws = torch.rand(self.count, self.lookups, dtype=torch.float64, generator=generator)
+        ranks = torch.searchsorted(weights, draws).clamp_(max=rows - 1)  # (count, N)
+        return list(place[ranks])
+
+    def unique(self, rows: int) -> float:
+        """Return how many different ids a batch holds on average."""
+        return zipf_unique(rows, self.lookups, self.exponent)
+
+
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A table to be timed: everything but its number of rows."""
 
     dim: int
     make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    ids: Callable[[int], list[Tensor]]  # rows -> batches of ids (N,)
+    ids: ZipfIds
     sparse: bool = False
     bag: int = 0  # ids per bag, 0: plain lookup
     clip: float | None = None
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
-
-def zipf_batches(
-    lookups: int, *, count: int = 4, seed: int = 0, exponent: float = 1.0
-) -> Callable[[int], list[Tensor]]:
-    """Return a maker of id batches that follow Zipf's law, shuffled over the table as hashing or spelling would.
-
-    Args:
-        lookups: N per batch.
-        count: Different batches; a probe that reuses one batch does not see a growing momentum buffer.
-        seed: Of the draw.
-        exponent: s.
-    """
-
-    def make(rows: int) -> list[Tensor]:
-        generator = torch.Generator().manual_seed(seed)
-        weights = torch.from_numpy(zipf_probabilities(rows, exponent)).cumsum(0)
-        place = torch.randperm(rows, generator=generator)
-        draws = torch.rand(count, lookups, dtype=torch.float64, generator=generator)
-        ranks = torch.searchsorted(weights, draws).clamp_(max=rows - 1)  # (count, N)
-        return list(place[ranks])
-
-    return make
+    def load(self, rows: int) -> float:
+        """What the time of a step grows with: all rows of the table, or, with sparse gradients, those of a batch."""
+        return self.ids.unique(rows) if self.sparse else float(rows)
 
 
 def time_table(trial: Trial, rows: int, *, repeats: int = 5, seconds: float = 1.5) -> StepTiming:
@@ -120,7 +124,7 @@ class _Step:
             self._table = nn.EmbeddingBag(rows, trial.dim, sparse=trial.sparse, mode="mean", _weight=weight)
         else:
             self._table = nn.Embedding(rows, trial.dim, sparse=trial.sparse, _weight=weight)
-        self._batches = [ids.to(trial.device) for ids in trial.ids(rows)]
+        self._batches = [ids.to(trial.device) for ids in trial.ids.batches(rows)]
         self._optimizer = trial.make([cast("nn.Parameter", self._table.weight)])
         self._turn = 0
         self._upstream: Tensor | None = None
@@ -161,31 +165,67 @@ def _spread(taken: list[float]) -> Timing:
 class Forecast:
     """Step time at a size that was or was not tried."""
 
+    trial: Trial
     rows: int
-    seconds: float
-    interval: tuple[float, float]
-    line: Line
+    loads: tuple[float, ...]
     tried: tuple[StepTiming, ...]
     measured: StepTiming | None = None  # at the full size, where it was tried
 
+    @property
+    def seconds(self) -> float:
+        """The line at the full size."""
+        return self.at(self.rows)
 
-def sizes_to_try(rows: int, row_bytes: int, copies: float) -> tuple[int, ...]:
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % prediction interval at the full size."""
+        return self.interval_at(self.rows)
+
+    @property
+    def line(self) -> Line:
+        """Seconds of the whole step against the load."""
+        noise = max(item.total.deviation / item.total.repeats**0.5 for item in self.tried)
+        return fit_line(self.loads, [item.total.median for item in self.tried], noise=noise)
+
+    def at(self, rows: int) -> float:
+        """Seconds of a step of the same table with so many rows."""
+        return self.line.at(self.trial.load(rows))
+
+    def interval_at(self, rows: int) -> tuple[float, float]:
+        """95 % prediction interval of a step of the same table with so many rows."""
+        return self.line.interval(self.trial.load(rows))
+
+    def part(self, name: str) -> float:
+        """Seconds of one part of the step at the full size: forward, backward or optimizer."""
+        if self.measured is not None:
+            return float(getattr(self.measured, name).median)
+        values = [getattr(item, name).median for item in self.tried]
+        if len(values) < 2:
+            return float(values[0])
+        return fit_line(self.loads, values).at(self.trial.load(self.rows))
+
+
+def sizes_to_try(rows: int, row_bytes: int, copies: float, *, sparse: bool = False) -> tuple[int, ...]:
     """Choose three smaller sizes for T = a + bV: as near to V as memory and time allow.
 
     Near, because a CPU table changes its price where it outgrows the cache and where the allocator starts to map fresh
-    pages (32 MiB): a line through sizes on the other side of that step predicts nothing.
+    pages (32 MiB): a line through sizes on the other side of that step predicts nothing. With sparse gradients no
+    temporary is as large as the table, and the rows of a batch grow so slowly with V that only far sizes tell a slope.
 
     Args:
         rows: V.
         row_bytes: Bytes per row.
         copies: Table-sized tensors alive at once.
+        sparse: Only the rows of the batch are touched.
 
     Returns:
         Increasing numbers of rows, all below V; fewer than three where V is tiny.
     """
     top = min(0.85 * rows, TRY_BYTES / row_bytes, HOLD_BYTES / copies / row_bytes)
     low = 0.5 * top
-    if rows * row_bytes > FRESH_BYTES:  # stay on the same side of the allocator's step where there is room
+    if sparse:
+        low = 0.1 * top
+    elif rows * row_bytes > FRESH_BYTES:  # stay on the same side of the allocator's step where there is room
         low = min(max(low, FRESH_BYTES / row_bytes), 0.9 * top)
     return tuple(sorted({max(int(low + share * (top - low)), 1) for share in (0.0, 0.5, 1.0)}))
 
@@ -207,24 +247,16 @@ def forecast(  # noqa: PLR0913 - budgets, by name
         The line through the smaller sizes, its value and interval at V, and the measurement if there is one.
     """
     row_bytes = trial.dim * trial.dtype.itemsize
-    sizes = sizes_to_try(rows, row_bytes, copies)
+    sizes = sizes_to_try(rows, row_bytes, copies, sparse=trial.sparse)
     begun = time.perf_counter()
     tried: list[StepTiming] = []
     for size in sizes:
         tried.append(time_table(trial, size, repeats=repeats, seconds=seconds / (len(sizes) + full)))
         if len(tried) > 1 and time.perf_counter() - begun > seconds:
             break
-    noise = max(item.total.deviation / item.total.repeats**0.5 for item in tried)
-    line = fit_line([item.rows for item in tried], [item.total.median for item in tried], noise=noise)
+    found = Forecast(trial, rows, tuple(trial.load(item.rows) for item in tried), tuple(tried))
     left = seconds - (time.perf_counter() - begun)
-    fits = full and rows * row_bytes * copies <= HOLD_BYTES and 4 * line.at(rows) < max(left, 0.3 * seconds)
-    measured = time_table(trial, rows, repeats=repeats, seconds=max(left, 0.1)) if fits else None
-    return Forecast(rows, line.at(rows), line.interval(rows), line, tuple(tried), measured)
-
-
-def split(parts: Sequence[StepTiming], rows: int, part: str) -> float:
-    """Extrapolate one part of the step to V rows."""
-    values = [getattr(item, part).median for item in parts]
-    if len(values) < 2:
-        return float(values[0])
-    return fit_line([item.rows for item in parts], values).at(rows)
+    fits = full and rows * row_bytes * copies <= HOLD_BYTES and 4 * found.seconds < max(left, 0.3 * seconds)
+    if not fits:
+        return found
+    return replace(found, measured=time_table(trial, rows, repeats=repeats, seconds=max(left, 0.1)))

@@ -210,15 +210,10 @@ def _verdict(
 
 
 def _numbers(spec: TableSpec, result: Clocked) -> Generator[Observation, None, None]:
-    from nndiag.lab.embedding_step import split
-
     name = spec.name
     yield Measurement("table_step", result.table.seconds * 1e3, "ms", name, _ms(result.table.interval))
-    tried = result.table.forecast.tried
     for part in ("forward", "backward", "optimizer"):
-        measured = result.table.forecast.measured
-        value = getattr(measured, part).median if measured else split(tried, spec.rows, part)
-        yield Measurement(f"table_{part}", value * 1e3, "ms", name)
+        yield Measurement(f"table_{part}", result.table.forecast.part(part) * 1e3, "ms", name)
     zero = spec.bytes / result.machine.fresh if not spec.sparse else 0.0
     yield Measurement("table_zero_fill", zero * 1e3, "ms", name)
     if result.whole is not None:

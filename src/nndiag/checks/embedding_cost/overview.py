@@ -75,8 +75,7 @@ def answer_clocked(
     yield _cure_table(result.cures, result.table.seconds)
     yield _meanings(result.cures)
     yield from _bars(result.cures)
-    line = result.table.forecast.line
-    yield from _against_rows(spec, line.at, result.rest.seconds)
+    yield from _against_rows(spec, result.table.forecast.at, result.rest.seconds)
 
 
 def _begun(spec: TableSpec, moved: float) -> str:

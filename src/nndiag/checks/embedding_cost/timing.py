@@ -85,9 +85,7 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
     for cure in listed:
         forecast = now
         if cure.key in {"hashed", "minimum-count", "frozen"}:  # fewer rows of the same step: on the same line
-            low, high = now.line.interval(cure.spec.rows)
-            value = now.line.at(cure.spec.rows)
-            done.append(replace(cure, clock=value, interval=(low, high)))
+            done.append(replace(cure, clock=now.at(cure.spec.rows), interval=now.interval_at(cure.spec.rows)))
             continue
         if cure.key == "bucket-view":
             done.append(cure)
@@ -107,13 +105,13 @@ def _trial(  # noqa: PLR0913 - likewise
 ) -> Any:
     import torch
 
-    from nndiag.lab.embedding_step import Trial, zipf_batches
+    from nndiag.lab.embedding_step import Trial, ZipfIds
 
     dtype = getattr(torch, spec.dtype, torch.float32)
     return Trial(
         dim=spec.dim,
         make=make,
-        ids=zipf_batches(spec.lookups, seed=seed),
+        ids=ZipfIds(spec.lookups, seed=seed),
         sparse=cure.spec.sparse,
         clip=None if cure.spec.sparse else clip,
         dtype=dtype,
