@@ -73,6 +73,7 @@ def entropy_floor(  # noqa: PLR0913 - the materials, all by name
     logits: Any = None,
     curve: Any = None,
     class_weights: Any = None,
+    teacher: Any = None,
     model: Any = None,
     data: Any = None,
     **settings: Any,
@@ -85,6 +86,7 @@ def entropy_floor(  # noqa: PLR0913 - the materials, all by name
         logits: Logits for the same rows.
         curve: The loss as it was logged: numbers, or FILE:COLUMN.
         class_weights: One weight per class.
+        teacher: Its probabilities or logits for the same rows, where the loss distils and keeps the labels.
         model: For the measured rules.
         data: For the measured rules.
         **settings: `classes`, `label_smoothing`, `temperature`, `ignore_index`, … and what all commands share.
@@ -94,7 +96,7 @@ def entropy_floor(  # noqa: PLR0913 - the materials, all by name
     """
     from nndiag.load.memory import array_of, curve_of, numbers_of
 
-    materials = {"labels": labels, "predictions": predictions, "logits": logits}
+    materials = {"labels": labels, "predictions": predictions, "logits": logits, "teacher": teacher}
     inputs: dict[str, Any] = {key: array_of(value, key) for key, value in materials.items() if value is not None}
     if curve is not None:
         inputs["curve"] = curve_of(curve)

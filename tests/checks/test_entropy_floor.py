@@ -266,6 +266,14 @@ HARD_CURVES = {
     "told smoothed, but is not": (decay(TOP, 0.05, noise=0.002), {"label_smoothing": 0.1}, ["ENT003 error"]),
     "minus a probability": (decay(-0.1, -0.95), {}, ["ENT003 error"]),
     "prior": (decay(TOP + 0.4, TOP, scale=10), {}, ["ENT005 warning"]),
+    "near tanh, but batches fall below it": (decay(TOP, 0.8, noise=0.02), {}, []),
+    "sum over 64": (64 * decay(TOP, 0.3), {}, ["ENT009 warning"]),
+    "sum over the 1000 rows": (N * decay(TOP, 0.3), {}, ["ENT009 warning"]),
+    "perplexity that ends above ln C": (np.exp(decay(TOP, 1.2)), {}, ["ENT009 warning"]),
+    "with further terms": (decay(14.0, 6.5), {}, ["ENT009 note"]),
+    "raw pixels: starts at 92": (decay(92.0, 1.2, scale=20), {}, []),
+    "starts at 64 ln C and still falls": (decay(64 * TOP, 30.0, scale=150), {}, []),
+    "diverged": (np.concatenate([decay(TOP, 1.0), 1.0 + np.exp(np.linspace(0, 5, 60))]), {}, []),
 }
 
 
@@ -379,6 +387,17 @@ def test_soft_labels_of_equal_inputs_cost_the_entropy_of_their_mean():
     assert value(report, "floor_given_inputs") == pytest.approx(expected, rel=1e-9)
 
 
+def test_equal_inputs_with_different_labels_raise_the_floor_of_the_answer():
+    x, y = np.repeat(np.arange(50.0)[:, None], 2, axis=0), np.tile([0, 1], 50)
+    report = examine({"labels": y, "x": x})
+    assert "gets below 0.693147 nats" in report.answers[0]
+    done = examine({"labels": y, "x": x, "logits": np.zeros((100, 2))})
+    assert "ENT002 note" in codes(done)
+    curve_at_it = examine({"labels": np.tile([0, 1, 2, 3, 0, 2], 30), "x": np.repeat(np.arange(90.0), 2)[:, None],
+                           "curve": curve(decay(math.log(4), math.log(2), noise=1e-4))})  # fmt: skip
+    assert "ENT002 note" in codes(curve_at_it)
+
+
 def test_distinct_inputs_contradict_nothing():
     report = examine({"labels": IDS, "x": RNG.randn(N, 3)})
     assert codes(report) == []
@@ -389,3 +408,76 @@ def test_losses_without_a_floor_are_refused():
     for loss in ("mse", lambda _outputs, _targets: 0):
         with pytest.raises(UsageError):
             examine({"labels": Q}, loss=loss)
+
+
+# ---- yes-no weights and teachers --------------------------------------------------------------------------------------
+
+
+def least(objective, shape):
+    """The least value that torch's L-BFGS finds, from zeros."""
+    import torch
+
+    x = torch.zeros(shape, dtype=torch.float64, requires_grad=True)
+    solver = torch.optim.LBFGS([x], max_iter=300, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
+
+    def closure():
+        solver.zero_grad()
+        loss = objective(x) * 1000.0
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    return float(objective(x).detach())
+
+
+def test_pos_weight_moves_floor_prior_and_loss_as_torch_computes_them():
+    import torch
+    from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+    y, z, w = RNG.uniform(0.02, 0.98, (60, 3)), RNG.randn(60, 3), [1.0, 4.0, 0.5]
+    report = examine({"labels": y, "logits": z, "class_weights": w}, loss="bce")
+    targets, weight = torch.from_numpy(y), torch.tensor(w, dtype=torch.float64)
+    assert value(report, "floor") == pytest.approx(
+        least(lambda x: bce(x, targets, pos_weight=weight), (60, 3)), rel=1e-7
+    )
+    prior = least(lambda x: bce(x.expand(60, 3), targets, pos_weight=weight), (1, 3))
+    assert value(report, "class_prior") == pytest.approx(prior, rel=1e-7)
+    assert value(report, "loss") == pytest.approx(float(bce(torch.from_numpy(z), targets, pos_weight=weight)), rel=1e-9)
+    assert "ENT007 warning" in codes(report)
+
+
+def test_one_yes_no_label_takes_two_weights_and_hard_ones_keep_the_floor_zero():
+    y = RNG.randint(0, 2, 200)
+    assert value(examine({"labels": y, "class_weights": [1.0, 9.0]}, loss="bce"), "floor") == 0.0
+    with pytest.raises(UsageError, match="5 class weights for 1 yes-no entry"):
+        examine({"labels": y, "class_weights": [1.0] * 5}, loss="bce")
+
+
+@pytest.mark.parametrize(("temperature", "alpha"), [(4.0, 0.3), (2.0, 0.9), (1.0, 0.5)])
+def test_a_teacher_beside_labels_gives_the_floor_that_torch_can_reach(temperature, alpha):
+    import torch
+    from torch.nn import functional
+
+    teacher, y, z = RNG.randn(40, 5) * 2, RNG.randint(0, 5, 40), RNG.randn(40, 5)
+    hard, soft = torch.from_numpy(y), functional.softmax(torch.from_numpy(teacher) / temperature, 1)
+
+    def objective(x):
+        x = x.expand(40, 5)
+        kl = functional.kl_div(functional.log_softmax(x / temperature, 1), soft, reduction="batchmean")
+        return alpha * functional.cross_entropy(x, hard) + (1 - alpha) * temperature**2 * kl
+
+    inputs = {"labels": y, "teacher": teacher, "logits": z}
+    report = examine(inputs, temperature=temperature, alpha=alpha)
+    assert value(report, "floor") == pytest.approx(least(objective, (40, 5)), rel=1e-6)
+    assert value(report, "class_prior") == pytest.approx(least(objective, (1, 5)), rel=1e-6)
+    assert value(report, "loss") == pytest.approx(float(objective(torch.from_numpy(z))), rel=1e-9)
+    given = {**inputs, "teacher": softmax(teacher, axis=1)}
+    assert value(examine(given, temperature=temperature, alpha=alpha), "floor") == pytest.approx(value(report, "floor"))
+
+
+def test_a_teacher_of_other_rows_or_a_broken_one_is_refused():
+    y, teacher = RNG.randint(0, 3, 30), RNG.dirichlet(np.ones(3), 30)
+    with pytest.raises(NndiagError, match="29 rows"):
+        examine({"labels": y, "teacher": teacher[:29]})
+    with pytest.raises(NndiagError, match="row 20"):
+        examine({"labels": np.where(np.arange(30) == 20, 7, y), "teacher": RNG.randn(30, 3)})

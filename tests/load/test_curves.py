@@ -28,6 +28,26 @@ def test_the_training_loss_is_taken_when_no_column_is_named(tmp_path):
     assert load_curve(write(tmp_path, "run.csv", "step,val_loss,loss\n0,1,2\n1,1,3\n")).values.tolist() == [2, 3]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Epoch,Train Loss,Val Loss\n0,2,3\n1,3,3\n",
+        '"Step","run-1 - train/loss","run-1 - train/loss__MIN","run-1 - train/loss__MAX"\n0,2,1,4\n1,3,1,4\n',
+        "Wall time,Step,Value\n1.5e9,0,2\n1.5e9,1,3\n",
+    ],
+)
+def test_the_columns_of_other_loggers(tmp_path, text):
+    curve = load_curve(write(tmp_path, "run.csv", text))
+    assert curve.values.tolist() == [2, 3]
+    assert curve.steps.tolist() == [0, 1]
+
+
+def test_two_runs_in_one_export_are_asked_about(tmp_path):
+    text = '"Step","a - train/loss","b - train/loss"\n0,2,1\n1,3,1\n'
+    with pytest.raises(UsageError, match="which column"):
+        load_curve(write(tmp_path, "run.csv", text))
+
+
 def test_lightnings_empty_cells_are_no_values(tmp_path):
     text = "epoch,step,train_loss_epoch,val_loss\n0,9,,1.5\n0,9,2.0,\n1,19,,1.4\n1,19,1.8,\n"
     curve = load_curve(write(tmp_path, "metrics.csv", text) + ":train_loss_epoch")

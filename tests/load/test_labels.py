@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nndiag.core.errors import UsageError
+from nndiag.core.errors import NndiagError, UsageError
 from nndiag.load.bundled import digits
 from nndiag.load.labels import entropy_inputs
 
@@ -57,3 +57,21 @@ def test_the_bundled_digits_are_the_ones_that_scikit_learn_ships():
     assert np.array_equal(ours.x * 16, theirs.data)
     assert np.array_equal(ours.y, theirs.target)
     assert ours.soft.sum(1) == pytest.approx(np.ones(1797), abs=1e-12)
+
+
+def test_class_names_become_ids_in_the_order_of_the_names(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text(
+        "id,label\n" + "".join(f"{i},{name}\n" for i, name in enumerate(["dog", "cat", "cat", "owl", "dog"] * 2))
+    )
+    for spec in (str(path), f"{path}:label"):
+        source = entropy_inputs(spec)["labels"]
+        assert source.whole().tolist() == [1, 0, 0, 2, 1] * 2
+        assert source.columns == ("cat", "dog", "owl")
+
+
+def test_a_text_of_its_own_in_every_row_is_no_class(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_text("label\n" + "".join(f"image{i}\n" for i in range(20)))
+    with pytest.raises(NndiagError, match="no classes"):
+        entropy_inputs(str(path))

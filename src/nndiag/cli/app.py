@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
@@ -90,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in arguments
     _end_cleanly_on_sigterm()
     try:
-        command: Any = typer.main.get_command(app)
+        command: Any = typer.main.get_command(_only(arguments))
         code = command.main(args=arguments, prog_name="nndiag", standalone_mode=False)
         sys.stdout.flush()
     except (BrokenPipeError, ReaderLeftError):
@@ -105,6 +106,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _usage(error)
         return explain(error, debug=debug)
     return code if isinstance(code, int) else 0
+
+
+def _only(arguments: Sequence[str]) -> typer.Typer:
+    """The app with the one command that is called: Typer builds what every option accepts, for each command it has."""
+    called = [command for command in app.registered_commands if arguments and command.name == arguments[0]]
+    if not called:
+        return app
+    small = copy.copy(app)
+    small.registered_commands = called
+    return small
 
 
 def _usage(error: Any) -> int:

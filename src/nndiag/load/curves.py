@@ -27,6 +27,8 @@ LOSSES = (
     "cross_entropy", "ce", "nll", "nll_loss", "perplexity", "ppl", "val_loss", "eval_loss", "test_loss",
 )  # fmt: skip
 STEPS = ("step", "global_step", "iteration", "iter", "steps", "update", "epoch", "batch")
+_PUNCTUATION = re.compile(r"[^a-z0-9]+")
+_EXTREMES = ("__MIN", "__MAX")  # beside every column of a Weights & Biases export
 _UNITS = (
     ("perplexity", re.compile(r"ppl|perplexity", re.IGNORECASE)),
     ("bits", re.compile(r"(^|[^a-z])(bits?|bpc|bpb|bpd|bpt)([^a-z]|$)", re.IGNORECASE)),
@@ -105,6 +107,11 @@ def _curve(place: str, names: tuple[str, str], cells: Sequence[_Cell]) -> Curve:
     return Curve(name, steps, np.array([cell.value for cell in cells]), rounding, unit, step_name)
 
 
+def _plainly(name: str) -> str:
+    """A column's name without case, spaces, the run that Weights & Biases put in front, and punctuation."""
+    return _PUNCTUATION.sub("_", name.rpartition(" - ")[2].strip().lower()).strip("_")
+
+
 def _choose(column: str | None, known: Sequence[str], place: str) -> str:
     """The column that is meant."""
     folded = {name.strip().lower(): name for name in reversed(known)}
@@ -112,10 +119,13 @@ def _choose(column: str | None, known: Sequence[str], place: str) -> str:
         if column in known or column.lower() in folded:
             return column if column in known else folded[column.lower()]
         raise missing_column(column, known, place)
-    for name in LOSSES:
-        if name in folded:
-            return folded[name]
-    rest = [name for name in known if name.strip().lower() not in (*STEPS, "", "time", "wall time", "lr")]
+    named = [name for name in known if not name.endswith(_EXTREMES)]
+    plain = {_plainly(name): name for name in reversed(named)}
+    for name in map(_plainly, LOSSES):
+        if name in plain and sum(_plainly(other) == name for other in named) == 1:
+            return plain[name]
+    aside = {*STEPS, "", "time", "wall_time", "relative_time_process", "lr", "learning_rate"}
+    rest = [name for name in named if _plainly(name) not in aside]
     if len(rest) == 1:
         return rest[0]
     losses = [name for name in rest if "loss" in name.lower()]
@@ -126,7 +136,7 @@ def _choose(column: str | None, known: Sequence[str], place: str) -> str:
 
 
 def _step_of(known: Sequence[str], column: str) -> str:
-    folded = {name.strip().lower(): name for name in reversed(known)}
+    folded = {_plainly(name): name for name in reversed(known)}
     return next((folded[name] for name in STEPS if name in folded and folded[name] != column), "")
 
 

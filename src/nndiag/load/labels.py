@@ -31,6 +31,7 @@ def entropy_subject(  # noqa: PLR0913 - what the command takes, all by name
     logits: str | None = None,
     curve: str | None = None,
     class_weights: str | None = None,
+    teacher: str | None = None,
     training: Training | None = None,
 ) -> Subject:
     """Open everything that was named and put it into a Subject; nothing is read but the curve and the weights.
@@ -38,22 +39,23 @@ def entropy_subject(  # noqa: PLR0913 - what the command takes, all by name
     Raises:
         UsageError: Nothing to judge was named, or two things that exclude each other.
     """
-    inputs = entropy_inputs(labels, predictions, logits, curve, class_weights)
+    inputs = entropy_inputs(labels, predictions, logits, curve, class_weights, teacher)
     name = labels or curve or "numbers"
     return Subject(name=name, training=training or Training(), run=run, inputs=inputs)
 
 
-def entropy_inputs(
+def entropy_inputs(  # noqa: PLR0913, PLR0917 - one per file that can be named
     labels: str | None,
     predictions: str | None = None,
     logits: str | None = None,
     curve: str | None = None,
     class_weights: str | None = None,
+    teacher: str | None = None,
 ) -> dict[str, Any]:
-    """Return the material by name: labels, x, predictions, logits, curve, class_weights."""
+    """Return the material by name: labels, x, predictions, logits, curve, class_weights, teacher."""
     if predictions and logits:
         raise UsageError("--predictions and --logits exclude each other", hint="give the logits: they are exact")
-    if [labels, predictions, logits].count(STDIN) > 1:
+    if [labels, predictions, logits, teacher].count(STDIN) > 1:
         raise UsageError("stdin can be read once", hint="give the other one as a file")
     inputs: dict[str, Any] = {}
     if labels:
@@ -62,6 +64,12 @@ def entropy_inputs(
         inputs["predictions"] = _numbers(predictions, PREDICTIONS)
     if logits:
         inputs["logits"] = _numbers(logits, LOGITS)
+    if teacher:
+        if not labels:
+            raise UsageError(
+                "--teacher needs LABELS beside it", hint="the teacher alone: nndiag entropy-floor teacher.npy"
+            )
+        inputs["teacher"] = _numbers(teacher, ("teacher", *PREDICTIONS, *LOGITS))
     if curve:
         from nndiag.load.curves import load_curve
 
@@ -76,7 +84,9 @@ def _labels(spec: str) -> Mapping[str, Any]:
     path, key = split_column(spec)
     opened = inspect(path)
     if opened.kind not in ARRAYS:
-        return {"labels": _table(opened, key, TARGETS)}
+        from nndiag.load.classnames import class_names
+
+        return {"labels": class_names(opened, key, TARGETS) or _table(opened, key, TARGETS)}
     arrays = open_arrays(path, opened)
     named = next((name for name in TARGETS if name in arrays), None)
     if key is None and named is None and len(arrays) > 1:

@@ -94,7 +94,7 @@ class LabelTotals:
     floor: Mean = field(default_factory=Mean)
     spread: Spread = field(default_factory=Spread)
     column: Floats = field(default_factory=lambda: np.zeros(0))  # sum of target rows (classes,)
-    gini: float = 0.0  # sum of 1 - sum(q^2)
+    gini: float = 0.0  # sum of W (1 - sum(p^2)) with p = u/W
     certain: int = 0  # rows that put all on one class
     bad: dict[str, int] = field(default_factory=dict)
     first: dict[str, int] = field(default_factory=dict)
@@ -143,12 +143,13 @@ class LabelTotals:
         self.integral = self.integral and bool((q[finite] == np.rint(q[finite])).all())
         return np.asarray(usable)
 
-    def add(self, u: Floats, scale: float = 1.0) -> None:
+    def add(self, u: Floats, scale: float = 1.0, *, weighted: bool = False) -> None:
         """Add usable target rows, after smoothing, weights and temperature.
 
         Args:
             u: Target rows (rows, classes).
             scale: Factor of the loss (the square of a distillation temperature).
+            weighted: Whether rows do not sum to one because class weights were multiplied in.
         """
         if not len(u):
             return
@@ -162,8 +163,14 @@ class LabelTotals:
         self.floor.add(floors)
         self.spread.add(floors)
         self.column += np.ones(len(u), dtype=u.dtype) @ u
-        self.gini += len(u) - float(np.vdot(u, u))
+        self.gini += _curvature(u) if weighted else len(u) - float(np.vdot(u, u))
         self.certain += int((floors == 0).sum())
+
+
+def _curvature(u: Floats) -> float:
+    """Sum over the rows of W - sum(u^2)/W: twice the KL of a unit logit error, W = sum(u)."""
+    total = u.sum(1)
+    return float((total - np.einsum("ij,ij->i", u, u) / np.where(total > 0, total, 1.0)).sum())
 
 
 def text_tolerance(q: Floats) -> float:
@@ -238,18 +245,29 @@ class LossTotals:
             small = np.abs(shift) < 0.5 * divergence
             self.exact_shift += float(shift[~small].sum()) * scale
             divergence = np.where(small, divergence - shift, divergence)
-        divergence = divergence * scale
-        self.rows += len(u)
-        self.infinite += int(np.isinf(divergence).sum())
-        self.loss.add(divergence + scale * row_floor(u))
-        self.divergence.add(divergence)
-        self.spread.add(divergence)
-        self._note_worst(divergence, rows)
+        self.record(divergence * scale, scale * row_floor(u), log_p, u / total[:, None], rows)
+
+    def record(self, excess: Floats, floors: Floats, log_p: Floats, best: Floats, rows: Floats | None = None) -> None:
+        """Add rows whose excess over their floors is known.
+
+        Args:
+            excess: Loss less floor (rows,).
+            floors: Least loss of each row (rows,).
+            log_p: Log probabilities (rows, classes), normalised.
+            best: The probabilities of the least loss (rows, classes).
+            rows: Numbers of the rows in their file (rows,), for naming the worst.
+        """
+        self.rows += len(excess)
+        self.infinite += int(np.isinf(excess).sum())
+        self.loss.add(excess + floors)
+        self.divergence.add(excess)
+        self.spread.add(excess)
+        self._note_worst(excess, rows)
         p = np.exp(log_p)
         self.column += p.sum(0)
         self.entropy -= float(xlogx(p).sum())
-        self.agree += int((p.argmax(1) == u.argmax(1)).sum())
-        self.error = max(self.error, float(np.abs(p - u / total[:, None]).max()))
+        self.agree += int((p.argmax(1) == best.argmax(1)).sum())
+        self.error = max(self.error, float(np.abs(p - best).max()))
 
     def add_hard(
         self, ids: Floats, log_p: Floats, surplus: Floats | None = None, scale: float = 1.0, rows: Floats | None = None

@@ -31,6 +31,7 @@ class EntropyFloor:
     label_smoothing: float = 0.0
     smoothing_style: str = "torch"  # torch: epsilon/C on every class; fairseq: epsilon/(C-1) on the wrong ones
     temperature: float = 1.0
+    alpha: float = 0.5  # with a teacher: alpha CE(labels) + (1 - alpha) T² KL(teacher || student)
     ignore_index: int = -100
     units: str = "nats"  # of the curve
     tail: str = "10%"
@@ -48,6 +49,10 @@ class EntropyFloor:
 
             material.update((yield from outputs_of(subject, material)))
         labels = as_source(material["labels"], "labels") if material.get("labels") is not None else None
+        if labels is not None and material.get("teacher") is not None:
+            from nndiag.checks.entropy_floor.distilled import Paired
+
+            labels = Paired(labels, as_source(material["teacher"], "teacher"))
         given = "logits" if material.get("logits") is not None else "predictions"
         predictions = as_source(material[given], given) if material.get(given) is not None else None
         curve = material.get("curve")
@@ -89,11 +94,15 @@ class EntropyFloor:
             raise UsageError(
                 f"--temperature {self.temperature} is not positive", hint="1 leaves the labels as they are"
             )
+        if not 0.0 <= self.alpha < 1.0:
+            raise UsageError(
+                f"--alpha {self.alpha} is not in [0, 1)", hint="the weight of the labels beside the teacher"
+            )
         if self.classes is not None and self.classes < 2:
             raise UsageError(f"--classes {self.classes} leaves nothing to learn", hint="at least 2")
         return Recipe(
             loss, self.classes, self.label_smoothing, self.smoothing_style, self.temperature, self.ignore_index,
-            None if weights is None else tuple(float(weight) for weight in weights),
+            None if weights is None else tuple(float(weight) for weight in weights), self.alpha,
         )  # fmt: skip
 
     def _without_labels(self, recipe: Recipe, predictions: Source | None, curve: Any) -> Iterator[Observation]:

@@ -40,8 +40,8 @@ def why_not(x: Source, labels: Source, measured: Measured) -> str:
         return "the inputs are larger than a GiB"
     if measured.layout.kind not in (IDS, ROWS) or (measured.layout.kind == IDS and measured.layout.columns > 1):
         return "judged for one label per input only"
-    if measured.recipe.weights is not None:
-        return "not computed under class weights"
+    if measured.recipe.weights is not None or measured.mixed is not None:
+        return "not computed under class weights or a teacher"
     return ""
 
 

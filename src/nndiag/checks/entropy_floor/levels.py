@@ -63,6 +63,10 @@ def levels_of(measured: Measured) -> Levels | None:
     """Return the levels; None when no row is usable."""
     if not measured.rows:
         return None
+    if measured.mixed is not None:
+        from nndiag.checks.entropy_floor.distilled import levels_of_mixture
+
+        return levels_of_mixture(measured)
     if measured.layout.kind == IDS:
         levels = _of_ids(measured)
     elif measured.layout.kind == ROWS:
@@ -116,7 +120,7 @@ def _of_ids(measured: Measured) -> Levels:
         rows=int(n),
         classes=classes,
         certain=rate == 0.0,
-        quantiles=_quantiles(shown * scale),
+        quantiles=quantiles_of(shown * scale),
         highest=float(floors[counts > 0].max()) * scale,
         norm=scale / recipe.scale,
     )
@@ -142,36 +146,34 @@ def _of_rows(measured: Measured) -> Levels:
         rows=n,
         classes=measured.classes,
         certain=totals.certain == n,
-        quantiles=_quantiles(totals.spread.values),
+        quantiles=quantiles_of(totals.spread.values),
         highest=float(totals.spread.values.max()),
     )
 
 
 def _of_entries(measured: Measured) -> Levels:
-    import numpy as np
-
     from nndiag.science.entropy import row_floor
 
     totals = measured.labels
     if totals is None or measured.column is None:
         raise AssertionError("entries without totals")
-    share = measured.column / max(measured.rows, 1)
-    pairs = np.stack([share, 1.0 - share], axis=1)
+    pairs = measured.column / max(measured.rows, 1)  # (entries, 2)
     return Levels(
         floor=max(totals.floor.mean, 0.0),
         floor_se=totals.floor.se,
         prior=float(row_floor(pairs).mean()),
-        uniform=math.log(2.0),
+        uniform=float(pairs.sum(1).mean()) * math.log(2.0),
         gini=max(totals.gini / totals.floor.n, 0.0) / 2.0,  # one logit moves both probabilities
         rows=measured.rows,
         classes=2,
         certain=totals.certain == totals.floor.n,
-        quantiles=_quantiles(totals.spread.values),
+        quantiles=quantiles_of(totals.spread.values),
         highest=float(totals.spread.values.max()),
     )
 
 
-def _quantiles(values: NDArray[Any]) -> tuple[float, float, float, float, float]:
+def quantiles_of(values: NDArray[Any]) -> tuple[float, float, float, float, float]:
+    """Return the 5, 25, 50, 75 and 95 % quantiles."""
     import numpy as np
 
     low, lower, median, upper, high = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95])
@@ -194,7 +196,8 @@ def structures_of(measured: Measured | None, levels: Levels, recipe: Recipe) -> 
     from nndiag.science.entropy import targets_of
     from nndiag.science.entropy_structure import COSINE, binary_structures, hard_structures, soft_structures
 
-    if recipe.weights is not None or recipe.temperature != 1.0 or levels.classes < 2:
+    mixed = measured is not None and measured.mixed is not None
+    if mixed or recipe.weights is not None or recipe.temperature != 1.0 or levels.classes < 2:
         return {}
     if measured is not None and measured.layout.kind == BINARY and measured.sample is not None:
         found = _of_sample(binary_structures, targets_of(measured.sample, recipe.rate(2)), levels)

@@ -25,6 +25,7 @@ from nndiag.core.errors import NndiagError, NothingApplicableError, UsageError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from nndiag.checks.entropy_floor.distilled import Mixed
     from nndiag.science.entropy_rows import LabelTotals, LossTotals
 
 MOST_CLASSES = 10_000_000
@@ -43,11 +44,23 @@ class Recipe:
     temperature: float = 1.0
     ignore: int = -100
     weights: tuple[float, ...] | None = None
+    alpha: float = 0.5  # weight of the labels beside a teacher
 
     @property
     def scale(self) -> float:
         """The factor of a distillation loss (Hinton et al. 2015, section 2)."""
         return self.temperature**2
+
+    def entry_weights(self, entries: int) -> NDArray[Any] | None:
+        """Weights of yes and no per entry (entries, 2): BCEWithLogitsLoss's pos_weight, or w0,w1 of a single entry."""
+        import numpy as np
+
+        if self.weights is None:
+            return None
+        given = np.asarray(self.weights, dtype=np.float64)
+        if len(given) == 2 and entries == 1:
+            return given[None, ::-1]
+        return np.stack([np.broadcast_to(given, entries), np.ones(entries)], axis=1)
 
     def rate(self, classes: int) -> float:
         """Label smoothing, torch style."""
@@ -81,8 +94,10 @@ class Measured:
     losses: LossTotals | None = None
     given_as: str = ""  # "logits" or "probabilities"
     sample: NDArray[Any] | None = None  # target rows before smoothing and weights
-    column: NDArray[Any] | None = None  # sum of yes-no labels per entry
+    sample_weights: NDArray[Any] | None = None  # of yes-no labels: the weights of yes and no beside each sampled one
+    column: NDArray[Any] | None = None  # sums of weighted yes and no per entry (entries, 2)
     rows: int = 0  # usable label rows
+    mixed: Mixed | None = None  # of labels beside a teacher
     extra: dict[str, Any] = field(default_factory=dict)  # what the predictions look like
 
 
@@ -100,9 +115,7 @@ def measure(labels: Source, predictions: Source | None, given_as: str, recipe: R
     if predictions is not None:
         block, others = peeked(predictions)
         shape = (predictions.shape[0], *block.shape[1:])
-    layout = understand(first, recipe.loss, shape, recipe.ignore)
-    label_shape = (labels.shape[0], *first.shape[1:])
-    reader = _reader(layout, recipe, labels, first, shape)
+    reader, label_shape = _reader_of(labels, first, recipe, shape)
     if predictions is None or others is None:
         for block in blocks:
             reader.labels(block)
@@ -116,6 +129,19 @@ def measure(labels: Source, predictions: Source | None, given_as: str, recipe: R
     return _done(reader, given_as)
 
 
+def _reader_of(
+    labels: Source, first: NDArray[Any], recipe: Recipe, shape: tuple[int | None, ...] | None
+) -> tuple[Any, tuple[int | None, ...]]:
+    """The reader of these labels, and the shape that they have."""
+    if hasattr(labels, "teacher"):
+        from nndiag.checks.entropy_floor.distilled import MixReader, Paired
+
+        if isinstance(labels, Paired):
+            return MixReader(recipe, labels, first), labels.shape
+    layout = understand(first, recipe.loss, shape, recipe.ignore)
+    return _reader(layout, recipe, labels, first, shape), (labels.shape[0], *first.shape[1:])
+
+
 def _done(reader: Any, given_as: str) -> Measured:
     measured: Measured = reader.done(given_as)
     return measured
@@ -126,8 +152,6 @@ def _reader(
 ) -> Any:
     from nndiag.checks.entropy_floor.readers import BinaryReader, IdReader, RowReader
 
-    if layout.kind == BINARY and recipe.weights is not None:
-        raise UsageError("class weights belong to a cross-entropy over classes", hint="leave them out with --loss bce")
     if layout.kind == ROWS:
         if recipe.classes not in (None, layout.columns):
             raise UsageError(
@@ -139,6 +163,7 @@ def _reader(
         _fits(recipe, layout.columns)
         return RowReader(layout, recipe, labels, first)
     if layout.kind == BINARY:
+        _fits_entries(recipe, layout.columns)
         return BinaryReader(layout, recipe, labels, first)
     classes = recipe.classes
     if classes is None and shape is not None and len(shape) > 1:
@@ -151,6 +176,19 @@ def _fits(recipe: Recipe, classes: int) -> None:
     """Refuse class weights of another length."""
     if recipe.weights is not None and len(recipe.weights) != classes:
         raise UsageError(f"{len(recipe.weights)} class weights for {classes} classes", hint="give one per class")
+
+
+def _fits_entries(recipe: Recipe, entries: int) -> None:
+    """Refuse weights that are no pos_weight of these entries."""
+    if (
+        recipe.weights is not None
+        and len(recipe.weights) not in (1, entries)
+        and (len(recipe.weights), entries) != (2, 1)
+    ):
+        raise UsageError(
+            f"{len(recipe.weights)} class weights for {entries} yes-no {'entries' if entries > 1 else 'entry'}",
+            hint="one pos_weight per entry, one for all, or w0,w1 for a single entry",
+        )
 
 
 def prediction_rows(block: NDArray[Any], axis: int, width: int, start: int, name: str) -> NDArray[Any]:

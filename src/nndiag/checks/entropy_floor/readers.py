@@ -139,7 +139,7 @@ class RowReader(_Reader):
         if self.out.sample is None and len(q):
             self.out.sample = _sample(q)
         u = q if self.plain else targets_of(q, self.rate, self.weights)
-        self.totals.add(u, self.recipe.scale)
+        self.totals.add(u, self.recipe.scale, weighted=self.weights is not None)
         self.out.rows += len(q)
         return u, usable
 
@@ -163,7 +163,8 @@ class BinaryReader(_Reader):
         self.rate = recipe.rate(2)
         self.totals = LabelTotals(2, 4 * tolerance_of(labels, 2))
         self.out.labels, self.out.classes = self.totals, 2
-        self.out.column = np.zeros(layout.columns)
+        self.out.column = np.zeros((layout.columns, 2))
+        self.pairs = recipe.entry_weights(layout.columns)
 
     def labels(self, block: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Add labels; return their targets and the mask of usable entries."""
@@ -172,14 +173,19 @@ class BinaryReader(_Reader):
         q = np.stack([y, 1.0 - y], axis=1)
         usable = self.totals.screen(q)
         good = usable.reshape(entries.shape).all(1)
+        weights = None if self.pairs is None else np.tile(self.pairs, (len(entries), 1))  # (rows x entries, 2)
         if self.out.column is not None and good.any():
-            smoothed = entries[good] * (1.0 - self.rate) + self.rate / 2
-            self.out.column = self.out.column + smoothed.sum(0)
+            yes = entries[good] * (1.0 - self.rate) + self.rate / 2
+            sums = np.stack([yes.sum(0), (1.0 - yes).sum(0)], axis=1)
+            self.out.column = self.out.column + (sums if self.pairs is None else sums * self.pairs)
         q = q[usable]
+        weights = weights if weights is None else weights[usable]
         if self.out.sample is None and len(q):
             self.out.sample = _sample(q)
+            self.out.sample_weights = None if weights is None else _sample(weights)
         u = targets_of(q, self.rate)
-        self.totals.add(u)
+        u = u if weights is None else u * weights
+        self.totals.add(u, weighted=weights is not None)
         self.out.rows += int(good.sum())
         return u, usable
 

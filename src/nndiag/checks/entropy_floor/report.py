@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.entropy_floor.contradictions import contradictions
@@ -43,6 +44,13 @@ def facts(measured: Measured, levels: Levels, labels: Source) -> Iterator[Fact]:
         yield Fact("label_smoothing", recipe.epsilon, f"smoothing {recipe.epsilon:g} ({recipe.style})")
     if recipe.temperature != 1.0:
         yield Fact("temperature", recipe.temperature, f"temperature {recipe.temperature:g} (loss times T²)")
+    if measured.mixed is not None:
+        shown = "probabilities" if measured.mixed.probable else "logits"
+        rest = 1.0 - recipe.alpha
+        yield Fact("alpha", recipe.alpha, f"{recipe.alpha:g} CE + {rest:g} T² KL from the teacher's {shown}")
+    if recipe.weights is not None and measured.layout.kind == BINARY:
+        words = "weights of no and yes" if len(recipe.weights) == 2 and measured.layout.columns == 1 else "pos_weight"
+        yield Fact("class_weights", words, f"class weights read as {words}")
     left_out = getattr(labels, "left_out", ())
     if left_out:
         yield Fact("left_out", ", ".join(left_out), f"left out: {', '.join(left_out)}")
@@ -80,7 +88,8 @@ def _table(measured: Measured, levels: Levels) -> Table:
         rows.append(["loss", *_twice(levels.floor + left), f"KL {plus_minus(left, se)}"])
     worth = f"{num(levels.removable, 4)} nats to learn from inputs"
     rows.append(["class prior", *_twice(levels.prior), worth])
-    rows.append(["ln C", *_twice(levels.uniform), f"C = {levels.classes}"])
+    plain = abs(levels.uniform - math.log(levels.classes)) <= 1e-6 * levels.uniform
+    rows.append(["ln C" if plain else "equal odds", *_twice(levels.uniform), f"C = {levels.classes}"])
     return Table("levels of the loss", ("level", "nats", "bits", ""), rows, main=True)
 
 
@@ -144,9 +153,7 @@ def losses_seen(measured: Measured, levels: Levels) -> Iterator[Observation]:
     yield from _histogram("row KL", values)
 
 
-def contradictory(
-    x: Source, labels: Source, measured: Measured, levels: Levels
-) -> Generator[Observation, None, float]:
+def contradictory(x: Source, labels: Source, measured: Measured, levels: Levels) -> Generator[Observation, None, float]:
     """ENT008; returns by how much equal inputs with different labels raise the floor, nats."""
     seen = contradictions(x, labels, measured)
     yield Measurement("repeated_inputs", float(seen.repeated), "inputs")
@@ -184,6 +191,7 @@ def headline(measured: Measured, levels: Levels) -> Answer:
         )
     step = ulp(levels.floor + levels.entropy, "float32")
     smoothing = " with this smoothing" if measured.recipe.epsilon else ""
+    smoothing += " and this teacher" if measured.mixed is not None else ""
     return Answer(
         f"no model gets below {plus_minus(levels.floor, levels.floor_se)} nats ({num(levels.floor / LN2)} bits) "
         f"on these labels{smoothing}; the class prior gives {both(levels.prior)}, "

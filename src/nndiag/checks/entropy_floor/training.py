@@ -65,8 +65,8 @@ def _stopped() -> Finding:
 def _why_not(material: dict[str, Any], measured: Measured) -> str:
     if measured.layout.kind == BINARY:
         return "trained for labels over classes only"
-    if measured.recipe.weights is not None or measured.recipe.temperature != 1.0:
-        return "not trained under class weights or temperature"
+    if measured.recipe.weights is not None or measured.recipe.temperature != 1.0 or measured.mixed is not None:
+        return "not trained under class weights, temperature or a teacher"
     if measured.layout.columns > 1 and measured.layout.kind == IDS:
         return "trained for one label per input only"
     if measured.layout.kind == IDS and not measured.recipe.epsilon:

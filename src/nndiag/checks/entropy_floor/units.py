@@ -42,7 +42,7 @@ def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch 
         levels: Levels in nats.
         tokens: Labels per row; 1 for plain classification.
     """
-    floor, uniform, classes = levels.floor, levels.uniform, levels.classes
+    floor, uniform = levels.floor, levels.uniform
     if uniform <= 0.0 or tail.mean <= 0.0 or start <= 0.0:
         return None
     natural = abs(start - uniform) <= START * uniform
@@ -50,7 +50,9 @@ def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch 
     at_level = min(abs(tail.mean - level) for level in (floor, levels.prior)) <= near
     if natural or at_level:
         return None
-    return _perplexity(start, tail, levels) or _factor(start, tail, levels, tokens) or _never_better(start, tail, levels)
+    return (
+        _perplexity(start, tail, levels) or _factor(start, tail, levels, tokens) or _never_better(start, tail, levels)
+    )
 
 
 def _perplexity(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
@@ -82,7 +84,7 @@ def _never_better(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
         over = "all samples" if nearest == levels.rows else f"about {nearest} samples or tokens"
         return Mismatch(
             f"a sum over {over}", MEAN, float(nearest),
-            f"it starts at {num(begin, 4)} times ln C and never falls to ln C; {num(tail.mean / nearest, 3)} per sample",
+            f"it starts at {num(begin, 4)} times ln C and stays above ln C; {num(tail.mean / nearest, 3)} per sample",
         )  # fmt: skip
     return Mismatch(
         "no mean over samples: a sum, a perplexity, or a loss with further terms",

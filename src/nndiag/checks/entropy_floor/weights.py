@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np  # noqa: TID253 - imported late, by the check
 
-from nndiag.checks.entropy_floor.layout import IDS
+from nndiag.checks.entropy_floor.layout import BINARY, IDS
 from nndiag.checks.entropy_floor.words import num, percent
 from nndiag.core.findings import Evidence, Measurement, Severity
 from nndiag.core.rules import found
@@ -27,7 +27,12 @@ def weighted_optimum(measured: Measured) -> Iterator[Observation]:
     """Yield how far the optimum moves, and a finding where it moves noticeably."""
     recipe, classes = measured.recipe, measured.classes
     weights = np.asarray(recipe.weights)
-    if measured.layout.kind == IDS:
+    if measured.layout.kind == BINARY:
+        if measured.sample is None or measured.sample_weights is None:
+            return
+        q, weights = measured.sample, measured.sample_weights
+        share = np.full(len(q), 1.0 / len(q))
+    elif measured.layout.kind == IDS:
         counts = measured.ids.counts[:classes] if measured.ids else np.ones(classes)
         chosen = np.flatnonzero(counts)[:MOST_CLASSES]
         q, share = one_hot(chosen, classes), counts[chosen] / counts[chosen].sum()

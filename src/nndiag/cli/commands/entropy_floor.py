@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,47 +12,67 @@ from nndiag.cli.subjects import model_subject
 from nndiag.core.errors import UsageError
 from nndiag.core.subject import Run, Subject, Training
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FILE = "FILE[:COLUMN]"
+
+Labels = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="LABELS",
+        help="Class ids or names, or rows of probabilities: npy, npz, csv, parquet, jsonl, or - for stdin.",
+    ),
+]
+Predictions = Annotated[
+    str | None, typer.Option(metavar=FILE, help="Probabilities for the same rows, e.g. --predictions p.npy")
+]
+Logits = Annotated[
+    str | None, typer.Option(metavar=FILE, help="Logits for the same rows: exact KL, e.g. --logits z.npy")
+]
+Curve = Annotated[
+    str | None, typer.Option(metavar=FILE, help="A loss curve, e.g. --curve run.csv:train_loss or trainer_state.json")
+]
+Classes = Annotated[int | None, typer.Option(help="Number of classes, where ids do not show it, e.g. 1000")]
+Smoothing = Annotated[float | None, typer.Option(help="Smoothing of the loss, e.g. 0.1")]
+Style = Annotated[str | None, typer.Option(help="torch: ε/C on every class; fairseq: ε/(C-1) on the wrong ones.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="LIST|FILE", help="Weights of the loss, e.g. 1,2,5 or weights.npy; with bce, its pos_weight"),
+]
+Temperature = Annotated[
+    float | None, typer.Option(help="Distillation: labels become q^(1/T), the loss T² times as large, e.g. 4")
+]
+Teacher = Annotated[
+    str | None,
+    typer.Option(metavar=FILE, help="A teacher's probabilities or logits: alpha CE + (1-alpha) T² KL, e.g. t.npy"),
+]
+Alpha = Annotated[float | None, typer.Option(help="Weight of the labels beside --teacher, e.g. 0.1")]
+IgnoreIndex = Annotated[int | None, typer.Option(help="Ids that the loss leaves out, e.g. -1 (default -100)")]
+Units = Annotated[str | None, typer.Option(help="What the curve is in: nats or bits.")]
+TailShare = Annotated[str | None, typer.Option(help="How much of the curve's end counts, e.g. 10% or 50")]
+Model = Annotated[str | None, typer.Option(metavar="MODEL", help="file.py:attr: its logits on --data are judged.")]
+Data = Annotated[str | None, typer.Option(metavar="DATA", help="(inputs, labels) for --model.")]
 
 
 def entropy_floor(
     ctx: typer.Context,
-    labels: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="LABELS", help="Class ids or rows of probabilities: npy, npz, csv, parquet, jsonl, or - for stdin."
-        ),
-    ] = None,
-    predictions: Annotated[
-        str | None, typer.Option(metavar=FILE, help="Probabilities for the same rows, e.g. --predictions p.npy")
-    ] = None,
-    logits: Annotated[
-        str | None, typer.Option(metavar=FILE, help="Logits for the same rows: exact KL, e.g. --logits z.npy")
-    ] = None,
-    curve: Annotated[
-        str | None,
-        typer.Option(metavar=FILE, help="A loss curve, e.g. --curve run.csv:train_loss or trainer_state.json"),
-    ] = None,
-    classes: Annotated[int | None, typer.Option(help="Number of classes, where ids do not show it, e.g. 1000")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="Smoothing of the loss, e.g. 0.1")] = None,
-    smoothing_style: Annotated[
-        str | None, typer.Option(help="torch: ε/C on every class; fairseq: ε/(C-1) on the wrong ones.")
-    ] = None,
-    class_weights: Annotated[
-        str | None, typer.Option(metavar="LIST|FILE", help="Weights of the loss, e.g. 1,2,5 or weights.npy")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Distillation: labels become q^(1/T), the loss T² times as large, e.g. 4")
-    ] = None,
-    ignore_index: Annotated[
-        int | None, typer.Option(help="Ids that the loss leaves out, e.g. -1 (default -100)")
-    ] = None,
-    units: Annotated[str | None, typer.Option(help="What the curve is in: nats or bits.")] = None,
-    tail: Annotated[str | None, typer.Option(help="How much of the curve's end counts, e.g. 10% or 50")] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="file.py:attr: its logits on --data are judged.")
-    ] = None,
-    data: Annotated[str | None, typer.Option(metavar="DATA", help="(inputs, labels) for --model.")] = None,
+    labels: Labels = None,
+    predictions: Predictions = None,
+    logits: Logits = None,
+    curve: Curve = None,
+    classes: Classes = None,
+    label_smoothing: Smoothing = None,
+    smoothing_style: Style = None,
+    class_weights: Weights = None,
+    temperature: Temperature = None,
+    teacher: Teacher = None,
+    alpha: Alpha = None,
+    ignore_index: IgnoreIndex = None,
+    units: Units = None,
+    tail: TailShare = None,
+    model: Model = None,
+    data: Data = None,
     *,
     shared: Shared,
     trained: Trained,
@@ -61,7 +81,31 @@ def entropy_floor(
 
     Example: nndiag entropy-floor labels.npy --curve run.csv:train_loss --label-smoothing 0.1
     """
-    if labels and _from_file(ctx, "model"):  # the file's model is for the other commands: these labels are not its data
+    model, data = _of_these_labels(ctx, labels, model, data)
+    if alpha is not None and not teacher:
+        raise UsageError("--alpha goes with --teacher", hint="it weighs the labels against the teacher's answers")
+    files = (labels, predictions, logits, curve, class_weights, teacher)
+    execute(
+        "entropy-floor",
+        shared,
+        _builder(files, trained, model, data),
+        uses_torch=bool(model) or bool(shared.train),
+        classes=classes,
+        label_smoothing=label_smoothing,
+        smoothing_style=smoothing_style,
+        temperature=temperature,
+        alpha=alpha,
+        ignore_index=ignore_index,
+        units=units,
+        tail=tail,
+    )
+
+
+def _of_these_labels(
+    ctx: typer.Context, labels: str | None, model: str | None, data: str | None
+) -> tuple[str | None, str | None]:
+    """Return model and data; the configuration's are for the other commands where labels are given."""
+    if labels and _from_file(ctx, "model"):
         model = data = None
     if labels and _from_file(ctx, "data"):
         data = None
@@ -69,18 +113,28 @@ def entropy_floor(
         raise UsageError(
             "--data goes with --model", hint="labels alone are the argument: nndiag entropy-floor labels.npy"
         )
+    return model, data
+
+
+def _builder(
+    files: tuple[str | None, ...], trained: Trained, model: str | None, data: str | None
+) -> Callable[[Run], Subject]:
+    """What opens the files and makes the subject, once the device is known."""
 
     def build(run: Run) -> Subject:
         from nndiag.load.labels import entropy_inputs, entropy_subject
 
         if model:
-            inputs = entropy_inputs(labels, predictions, logits, curve, class_weights)
-            return model_subject(run, trained, model=model, data=data, inputs=inputs)
-        arguments = dict(_pair(item) for item in trained.optimizer_arg)
+            return model_subject(run, trained, model=model, data=data, inputs=entropy_inputs(*files))
         training = Training(
-            loss=trained.loss, optimizer=trained.optimizer, optimizer_args=arguments, lr=trained.lr,
-            batch_size=trained.batch_size, steps=trained.steps,
-        )  # fmt: skip
+            loss=trained.loss,
+            optimizer=trained.optimizer,
+            optimizer_args=dict(_pair(item) for item in trained.optimizer_arg),
+            lr=trained.lr,
+            batch_size=trained.batch_size,
+            steps=trained.steps,
+        )
+        labels, predictions, logits, curve, class_weights, teacher = files
         return entropy_subject(
             run,
             labels,
@@ -88,22 +142,11 @@ def entropy_floor(
             logits=logits,
             curve=curve,
             class_weights=class_weights,
+            teacher=teacher,
             training=training,
         )
 
-    execute(
-        "entropy-floor",
-        shared,
-        build,
-        uses_torch=bool(model) or bool(shared.train),
-        classes=classes,
-        label_smoothing=label_smoothing,
-        smoothing_style=smoothing_style,
-        temperature=temperature,
-        ignore_index=ignore_index,
-        units=units,
-        tail=tail,
-    )
+    return build
 
 
 def _from_file(ctx: typer.Context, name: str) -> bool:
