@@ -27,6 +27,8 @@ from nndiag.render.words import (
     title_of,
 )
 
+from nndiag.core.report import worst_exit
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -59,6 +61,9 @@ def render(reports: Sequence[Report], look: Look) -> str:
             console.print()
         for part in _parts(report, look):
             console.print(part)
+    if len(reports) > 1:
+        console.print()
+        console.print(_overall(reports, _Writer(look)))
     lines = buffer.getvalue().splitlines()
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
@@ -245,3 +250,20 @@ def _verdict(report: Report, say: _Writer) -> Text:
     said = "nothing judged" if report.empty and not report.findings else counts(report)
     budget = " · stopped by the time budget" if report.status == "truncated" else ""
     return Text(say(f"{mark}{said} · fail-on {fail_on} · exit {report.exit_code}{budget}"), style=STYLES[word])
+
+
+def _overall(reports: Sequence[Report], say: _Writer) -> Text:
+    """Return the verdict over several reports: the last line, which is what people look at."""
+    judged = [report for report in reports if not report.empty and report.status != "failed"]
+    failed = [report.command for report in reports if report.status == "failed"]
+    idle = [report.command for report in reports if report.empty and not report.findings]
+    active = [found for report in reports for found in report.active]
+    worst = max((found.severity for found in active), default=None)
+    parts = [f"{counts(*reports)} in {len(judged)} check{'s' if len(judged) != 1 else ''}"]
+    parts += [f"{', '.join(failed)} failed"] if failed else []
+    parts += [f"{', '.join(idle)} had nothing to judge"] if idle else []
+    level = reports[0].fail_on
+    code = worst_exit([report.exit_code for report in reports])
+    parts += [f"fail-on {level.word if level else 'never'}", f"exit {code}"]
+    style = STYLES["error"] if failed else STYLES[Severity(worst).word if worst is not None else "ok"]
+    return Text.assemble(("all  ", "bold"), (say(" · ".join(parts)), style))

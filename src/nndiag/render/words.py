@@ -123,16 +123,16 @@ def skips_by_reason(report: Report) -> list[tuple[str, str]]:
     return sorted(grouped)
 
 
-def counts(report: Report) -> str:
-    """Return "1 error, 2 warnings", or "nothing found"."""
+def counts(*reports: Report) -> str:
+    """Return "1 error, 2 warnings", or "nothing found", over all the reports."""
     from nndiag.core.findings import Severity
 
     parts = []
     for level in sorted(Severity, reverse=True):
-        many = report.count(level)
+        many = sum(report.count(level) for report in reports)
         if many:
             parts.append(f"{many} {level.word}{'s' if many > 1 else ''}")
-    suppressed = len(report.findings) - len(report.active)
+    suppressed = sum(len(report.findings) - len(report.active) for report in reports)
     if suppressed:
         parts.append(f"{suppressed} suppressed")
     return ", ".join(parts) or "nothing found"

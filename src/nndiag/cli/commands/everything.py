@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -29,6 +29,8 @@ def everything(
     trained: Trained,
 ) -> None:
     """Run every check that the configuration or the inputs allow; one report, worst exit code.
+
+    A check that does not apply says so and does not count; exit 4 means that none of them applied.
 
     Example: nndiag all models.py:build data.py:loader -o html:report.html
     """
@@ -108,10 +110,17 @@ def _run(ctx: typer.Context, request: Request, calls: Calls, passed: list[str]) 
     group: Any = ctx.find_root().command
     reports = []
     for name, (arguments, reason) in calls.items():
+        if not any(request.policy.selection.touches(prefix) for prefix, check in CHECKS.items() if check == name):
+            continue
         if arguments is None:
             reports.append(Report(name, "completed", empty=reason, fail_on=request.policy.fail_on, allow_empty=True))
             continue
-        if not any(request.policy.selection.touches(prefix) for prefix, check in CHECKS.items() if check == name):
-            continue
         reports += reports_of(group, [name, *arguments, *passed], request)
-    return reports
+    return _excused(reports)
+
+
+def _excused(reports: list[Report]) -> list[Report]:
+    """A check that had nothing to judge is no failure as long as another one had: `all` runs what applies."""
+    if all(report.empty for report in reports):
+        return reports
+    return [replace(report, allow_empty=True) if report.empty else report for report in reports]
