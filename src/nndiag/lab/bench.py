@@ -116,18 +116,6 @@ class Bench:
                 self.seconds = time.monotonic() - begun
                 self.restore()
 
-    def probe_again(self) -> None:
-        """Run a few rows once more: some models keep what evaluation mode computed, and with it a graph used up."""
-        whole, seconds = self.batches, self.seconds
-        try:
-            self.batches = [take(whole[0], 4)]
-        except NndiagError:
-            return  # inputs without rows
-        try:
-            self.probe()
-        finally:
-            self.batches, self.seconds = whole, seconds
-
     def shorten(self, seconds: float, least: int) -> None:
         """Take fewer rows per step where one step costs more than this; never fewer than `least`."""
         if self.seconds <= seconds:

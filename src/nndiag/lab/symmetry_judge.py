@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from nndiag.core.errors import NndiagError
 from nndiag.lab.bench import OutOfTimeError
 from nndiag.lab.bench_parts import RandomTargets
-from nndiag.lab.forward import call
+from nndiag.lab.forward import call, take
 from nndiag.lab.symmetry import Mirror, Twins, meet, mirrors_of, still_mirrored, still_together, twins_of
 from nndiag.lab.symmetry_rounding import rounding
 from nndiag.lab.symmetry_runs import Counterfactuals, healed, under_noise
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from nndiag.core.subject import Batch
     from nndiag.lab.bench import Bench, Trial
     from nndiag.lab.units import UnitView
 
@@ -52,11 +54,18 @@ def first_steps(bench: Bench, loss: Callable[..., Tensor] | None = None) -> Tria
     return bench.run(MOST_STEPS, loss, until=settled)
 
 
+def few_rows(batch: Batch) -> Batch:
+    """Two rows of a batch; all of it where it has no rows."""
+    with contextlib.suppress(NndiagError):
+        batch = take(batch, 2)
+    return batch
+
+
 def views_of(bench: Bench, pattern: Callable[[str], bool] = lambda _name: True) -> list[UnitView]:
     """Every layer's units, bare parameters turned as one forward uses them."""
     bench.restore()
     try:
-        uses = uses_of(bench.model, lambda: call(bench.model.eval(), bench.batches[0].inputs))
+        uses = uses_of(bench.model, lambda: call(bench.model.eval(), few_rows(bench.batches[0]).inputs))
     except (NndiagError, RuntimeError):
         uses = {}
     finally:

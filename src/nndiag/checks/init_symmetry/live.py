@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from dataclasses import dataclass, field
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 BATCHES = 4
 ROWS = 32  # per step, unless the user's batches are given
-LEAST_ROWS = 8  # of a step that is shortened to fit the budget
 STEPS_TO_COME = 80  # forward and backward passes of a usual examination
 HEAVY = 400_000_000  # parameters that are not trained here: the copies would not fit beside the model
 RESERVE = 1.0  # seconds kept for the report
@@ -112,19 +110,21 @@ def _bench(check: InitSymmetry, subject: Subject) -> Bench:
         raise NndiagError(
             "there are no inputs to run the model on", hint="give DATA, or --data synthetic:normal,shape=…"
         )
+    deadline = time.monotonic() + subject.run.seconds_left - RESERVE
     bench = build_bench(
-        subject.model, _batches(check, subject), subject.training, seed=subject.run.seed, device=subject.run.device
+        subject.model,
+        _batches(check, subject),
+        subject.training,
+        seed=subject.run.seed,
+        device=subject.run.device,
+        seconds=math.inf if subject.training.batch_size else subject.run.seconds_left / STEPS_TO_COME,
     )
-    bench.deadline = time.monotonic() + subject.run.seconds_left - RESERVE
-    if subject.training.batch_size is None:
-        with contextlib.suppress(NndiagError):  # inputs without rows stay as they are
-            bench.shorten(subject.run.seconds_left / STEPS_TO_COME, LEAST_ROWS)
+    bench.deadline = deadline
     return bench
 
 
 def _batches(check: InitSymmetry, subject: Subject, most: int = BATCHES, samples: int = 0) -> list[Batch]:
     """A few batches of the user's size, or of a size that keeps the steps cheap."""
-    from nndiag.core.subject import Batch as Pair
     from nndiag.lab.forward import as_tensors, take
 
     assert subject.data is not None
@@ -132,8 +132,7 @@ def _batches(check: InitSymmetry, subject: Subject, most: int = BATCHES, samples
     batches: list[Batch] = []
     rows = 0
     for batch in subject.data.batches(size):
-        tensors = Pair(as_tensors(batch.inputs), as_tensors(batch.targets))
-        batches.append(take(tensors, max(size, 2)))
+        batches.append(take(as_tensors(batch), max(size, 2)))
         rows += _rows(batches[-1])
         if len(batches) >= most or rows >= (samples or check.samples):
             break
@@ -266,6 +265,7 @@ def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
         seed=subject.run.seed,
         device=subject.run.device,
         exact=False,
+        seconds=math.inf if subject.training.batch_size else subject.run.seconds_left / STEPS_TO_COME,
     )
     bench.deadline = scene.bench.deadline
     return bench
