@@ -228,3 +228,19 @@ def test_the_exact_cure_is_spelled_out_once():
     assert len(spelled) == 1
     assert sum(f"under {spelled[0].rule.code}" in item.fix for item in report.findings) >= 2
     assert len(report.answers[0]) < 200
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_a_file_of_weights_alone_knows_how_its_training_data_were_scaled(kind, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / f"w.{kind}"
+    state = trained(cnn(), UNIT, Y, 100).state_dict()
+    if kind == "pt":
+        torch.save(state, path)
+    else:
+        save_file({name: item.contiguous() for name, item in state.items()}, path)
+    found = the(look(RAW, Y, model=str(path)), "NRM104")
+    assert "divided by 255" in found.message
+    assert found.evidence.interval[0] < found.evidence.value < found.evidence.interval[1]
+    assert not codes(look(UNIT, Y, model=str(path)))

@@ -51,8 +51,8 @@ def test_the_first_layer_recognises_its_own_data():
     model = net()
     for _ in range(100):
         model(X)
-    assert bn.first_fit(model, Batch(X, Y), lambda b: b)[1] < 0.01
-    assert bn.first_fit(model, Batch(X, Y), lambda b: Batch(b.inputs * 255, b.targets))[1] > 100
+    assert bn.first_fit(model, Batch(X, Y), lambda b: b).kl < 0.01
+    assert bn.first_fit(model, Batch(X, Y), lambda b: Batch(b.inputs * 255, b.targets)).kl > 100
     assert bn.first_fit(nn.Linear(4, 2), Batch(X, Y), lambda b: b) is None
 
 

@@ -23,7 +23,43 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Batch
     from nndiag.lab.objective import Objective
 
-FLOOR = 1e-12
+GROUPS = 4  # of rows in a batch, whose differences tell how sure the statistics are
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of what a layer is fed: values per channel, their mean and their sum of squares about it."""
+
+    count: int
+    mean: Tensor
+    square: Tensor
+
+
+def parts_of(values: Tensor) -> list[Part]:
+    """Return the moments of up to four groups of rows, (N, channels, …) or (channels,)."""
+    x = values.detach().double()
+    rows = x if x.dim() > 1 else x[None]
+    found = []
+    for group in rows.tensor_split(min(GROUPS, len(rows))):
+        flat = group.transpose(0, 1).reshape(group.shape[1], -1)
+        mean = flat.mean(dim=1)
+        found.append(Part(flat.shape[1], mean, ((flat - mean[:, None]) ** 2).sum(dim=1)))
+    return found
+
+
+def joined(parts: Sequence[Part]) -> Part:
+    """Join groups (Chan, Golub & LeVeque 1983, eq. 2.1)."""
+    whole = parts[0]
+    for part in parts[1:]:
+        gap, total = part.mean - whole.mean, whole.count + part.count
+        square = whole.square + part.square + gap**2 * (whole.count * part.count / total)
+        whole = Part(total, whole.mean + gap * (part.count / total), square)
+    return whole
+
+
+def gaussian_kl(mean: Tensor, var: Tensor, other_mean: Tensor, other_var: Tensor) -> Tensor:
+    """KL of two Gaussians, nats: ½[ln(rv/v) + (v + (m - rm)²)/rv - 1]."""
+    return 0.5 * ((other_var / var).log() + (var + (mean - other_mean) ** 2) / other_var - 1)
 
 
 @dataclass(frozen=True)
@@ -41,6 +77,7 @@ class Remembered:
     updates: int | None  # num_batches_tracked
     per_batch: int  # smallest number of values per channel in one batch
     fresh: bool  # its bias is still one value for all channels
+    parts: tuple[Part, ...] = ()  # the groups of rows behind mean and var
 
     @property
     def shift(self) -> Tensor:
@@ -49,9 +86,18 @@ class Remembered:
 
     @property
     def kl(self) -> Tensor:
-        """KL(data || remembered) of two Gaussians, nats: ½[ln(rv/v) + (v + (m-rm)²)/rv - 1]."""
-        v, rv = self.var + self.eps, self.running_var + self.eps
-        return 0.5 * ((rv / v).log() + (v + (self.mean - self.running_mean) ** 2) / rv - 1)
+        """KL(data || remembered) per channel, nats."""
+        return gaussian_kl(self.mean, self.var + self.eps, self.running_mean, self.running_var + self.eps)
+
+    def without_each(self, summary: Callable[[Tensor], Tensor]) -> list[float]:
+        """A summary of the KL with each group of rows left out, to tell how sure it is."""
+        rv = self.running_var + self.eps
+        found = []
+        for left_out in range(len(self.parts) if len(self.parts) > 1 else 0):
+            rest = joined([part for k, part in enumerate(self.parts) if k != left_out])
+            kl = gaussian_kl(rest.mean, rest.square / rest.count + self.eps, self.running_mean, rv)
+            found.append(float(summary(kl)))
+        return found
 
     @property
     def start_left(self) -> float:
@@ -90,8 +136,8 @@ def remembered(model: nn.Module, batches: Iterable[Batch], *, seed: int = 0) -> 
         for name, module in layers(model)
         if module.running_mean is not None and module.running_var is not None
     }
-    sums: dict[str, list[Any]] = {}
-    handles = [module.register_forward_pre_hook(_watch(name, sums)) for name, module in layers(model)]
+    seen: dict[str, list[list[Part]]] = {}
+    handles = [module.register_forward_pre_hook(_watch(name, seen)) for name, module in layers(model)]
     try:
         set_mode(model, training=True)
         with seeded(seed), torch.no_grad():
@@ -101,48 +147,42 @@ def remembered(model: nn.Module, batches: Iterable[Batch], *, seed: int = 0) -> 
         for handle in handles:
             handle.remove()
     modules = dict(layers(model))
-    return [_compared(name, modules[name], kept[name], sums[name]) for name in sums]
+    return [_compared(name, modules[name], kept[name], seen[name]) for name in seen]
 
 
 def _count(module: _BatchNorm) -> int | None:
     return int(module.num_batches_tracked) if module.num_batches_tracked is not None else None
 
 
-def _watch(name: str, sums: dict[str, list[Any]]) -> Callable[..., None]:
-    """Add up count, mean and squares by Chan's update."""
+def _watch(name: str, seen: dict[str, list[list[Part]]]) -> Callable[..., None]:
+    """Keep the moments of what each batch feeds the layer."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0].detach().double()
-        flat = x.transpose(0, 1).reshape(x.shape[1], -1) if x.dim() > 1 else x.reshape(1, -1)
-        n, mean = flat.shape[1], flat.mean(dim=1)
-        square = ((flat - mean[:, None]) ** 2).sum(dim=1)
-        if name not in sums:
-            sums[name] = [n, mean, square, n]
-            return
-        old = sums[name]
-        gap, total = mean - old[1], old[0] + n
-        old[2] = old[2] + square + gap**2 * (old[0] * n / total)
-        old[1] = old[1] + gap * (n / total)
-        old[0], old[3] = total, min(old[3], n)
+        seen.setdefault(name, []).append(parts_of(args[0]))
 
     return hook
 
 
-def _compared(name: str, module: _BatchNorm, kept: tuple[Tensor, Tensor, int | None], seen: list[Any]) -> Remembered:
+def _compared(
+    name: str, module: _BatchNorm, kept: tuple[Tensor, Tensor, int | None], seen: list[list[Part]]
+) -> Remembered:
     bias = module.bias  # initialisers leave it at one value, also those that scatter the weight (DCGAN)
     fresh = bias is None or bool((bias == bias[0]).all())
+    parts = tuple(part for batch in seen for part in batch)
+    whole = joined(parts)
     return Remembered(
         name,
         locate(module, name),
         kept[0].double(),
         kept[1].double(),
-        seen[1],
-        seen[2] / max(seen[0], 1),
+        whole.mean,
+        whole.square / max(whole.count, 1),
         module.eps,
         module.momentum,
         kept[2],
-        seen[3],
+        min(sum(part.count for part in batch) for batch in seen),
         fresh,
+        parts,
     )
 
 
@@ -150,21 +190,38 @@ class _SeenError(Exception):
     """Ends a forward at the layer that was of interest."""
 
 
-def first_fit(model: nn.Module, batch: Batch, change: Callable[[Batch], Batch]) -> tuple[str, float] | None:
-    """Return name and mean KL of the first batch norm in eval mode when the batch is changed; None without one."""
-    caught: list[tuple[str, float]] = []
+@dataclass(frozen=True)
+class Fit:
+    """How far what a batch norm is fed lies from what it remembers: the median KL over channels, nats."""
+
+    name: str
+    kl: float
+    without: tuple[float, ...] = ()  # the same with each group of rows left out
+
+
+def fit_of(name: str, values: Tensor, mean: Tensor, var: Tensor) -> Fit:
+    """Return how values (N, channels, …) fit remembered statistics; `var` has the layer's eps in it."""
+    parts = parts_of(values)
+    rm, rv, eps = mean.double(), var.double(), 1e-12 * var.double()
+
+    def median(groups: Sequence[Part]) -> float:
+        whole = joined(groups)
+        return float(gaussian_kl(whole.mean, whole.square / whole.count + eps, rm, rv).median())
+
+    rest = [[part for part in parts if part is not left_out] for left_out in parts] if len(parts) > 1 else []
+    return Fit(name, median(parts), tuple(map(median, rest)))
+
+
+def first_fit(model: nn.Module, batch: Batch, change: Callable[[Batch], Batch]) -> Fit | None:
+    """Return the fit of the first batch norm in eval mode when the batch is changed; None without one."""
+    caught: list[Fit] = []
     handles = []
 
     def watch(name: str, module: _BatchNorm) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            x = args[0].detach().double()
-            flat = x.transpose(0, 1).reshape(x.shape[1], -1)
             assert module.running_mean is not None
             assert module.running_var is not None
-            rm, rv = module.running_mean.double(), module.running_var.double() + module.eps
-            mean, var = flat.mean(dim=1), flat.var(dim=1, unbiased=False) + module.eps
-            kl = 0.5 * ((rv / var).log() + (var + (mean - rm) ** 2) / rv - 1)
-            caught.append((name, float(kl.median())))
+            caught.append(fit_of(name, args[0], module.running_mean, module.running_var + module.eps))
             raise _SeenError
 
         return hook

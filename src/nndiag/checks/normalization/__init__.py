@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from nndiag.checks.normalization.alone import examine_scale, examine_values
 from nndiag.checks.normalization.bench import prepare, seen_by_first
+from nndiag.checks.normalization.checkpoint import examine_weights
 from nndiag.checks.normalization.cure import brief_cure, cure_for
 from nndiag.checks.normalization.experiment import examine_training
 from nndiag.checks.normalization.fed import examine_fed
@@ -81,7 +82,9 @@ class CheckNormalization:
         yield from self._serving(subject, seen, view, ids)
         if bench is None:
             why = "weights without a model: name its factory and give --weights" if subject.weights else "no model"
-            yield from (Skip(code, why) for code in MODEL_CODES)
+            yield from (Skip(code, why) for code in MODEL_CODES if code != "NRM104" or subject.weights is None)
+        if subject.weights is not None:
+            yield from examine_weights(subject, view, subject.weights)
 
     def _with_model(self, bench: Bench, seen: Seen, view: View, alarmed: set[str]) -> Iterator[Observation]:
         """What needs the model."""

@@ -57,9 +57,7 @@ class Bench:
     @property
     def rows(self) -> int:
         """How many rows the batches hold."""
-        from nndiag.lab.forward import batch_rows
-
-        return sum(batch_rows(batch) for batch in self.batches)
+        return sum(rows_in(batch) for batch in self.batches)
 
 
 def prepare(subject: Subject) -> Bench:
@@ -78,7 +76,7 @@ def prepare(subject: Subject) -> Bench:
     batches = tuple(_some(regrouped(subject.data.batches(subject.training.batch_size or GROUP))))
     if not batches:
         raise NndiagError(f"{subject.data.name} holds no rows", hint="give data with at least one sample")
-    batches = (batches[0], *(one for one in batches[1:] if _rows(one) > 1))
+    batches = (batches[0], *(one for one in batches[1:] if rows_in(one) > 1))
     output = main_output(sample_output(model, batches[0]))
     objective, why = None, ""
     try:
@@ -92,13 +90,14 @@ def prepare(subject: Subject) -> Bench:
         objective,
         why,
         first_layer(model, batches[0]),
-        _classes(output, batches[0], objective),
+        None if _pairwise(model, batches[0], output) else _classes(output, batches[0], objective),
         int(output.shape[1]) if output.dim() == 2 else None,
         next(iter(dtypes)) if len(dtypes) == 1 else "",
     )
 
 
-def _rows(batch: Batch) -> int:
+def rows_in(batch: Batch) -> int:
+    """How many rows a batch holds."""
     from nndiag.lab.forward import batch_rows
 
     return batch_rows(batch)
@@ -109,7 +108,7 @@ def _some(batches: Iterator[Batch]) -> Iterator[Batch]:
     seen = 0
     for batch in itertools.islice(batches, 64):
         yield batch
-        seen += _rows(batch)
+        seen += rows_in(batch)
         if seen >= ROWS:
             return
 
@@ -163,6 +162,21 @@ def _classes(output: Any, batch: Batch, objective: Objective | None) -> int | No
     if objective.name == "own" and output.shape[:-1] == targets.shape and output.shape[-1] > 1:
         return int(output.shape[-1])
     return None
+
+
+def _pairwise(model: nn.Module, batch: Batch, output: Any) -> bool:
+    """Whether the answers compare the rows of a batch with one another, as a contrastive loss wants them."""
+    from nndiag.lab.forward import main_output, take
+    from nndiag.lab.objective import sample_output
+
+    rows = rows_in(batch)
+    if rows < 3 or output.dim() != 2 or tuple(output.shape) != (rows, rows):
+        return False
+    try:
+        fewer = main_output(sample_output(model, take(batch, rows - 1)))
+    except NndiagError:
+        return True
+    return tuple(fewer.shape) == (rows - 1, rows - 1)
 
 
 def seen_by_first(bench: Bench, view: View) -> View:

@@ -57,14 +57,17 @@ def examine_drift(
         view.column(worst % channels),
         "" if before.shape[1] == channels else ("mean of ", "sd of ")[worst // channels],
     )
+    band = 1.358 * (1 / len(x) + 1 / len(y)) ** 0.5  # 95 % of distances lie so close to the true one (Kolmogorov)
+    distance = float(result.ks[worst])
     yield found(
         "NRM010",
         f"serving has drifted in {len(hit)} of {before.shape[1]} features, most in {stat}{place}: KS distance "
-        f"{result.ks[worst]:.3g}, PSI {result.psi[worst]:.3g}",
+        f"{distance:.3g}, PSI {result.psi[worst]:.3g}",
         where=Where(module=place),
         evidence=Evidence(
-            float(result.ks[worst]),
+            distance,
             "KS distance",
+            (max(distance - band, 0.0), min(distance + band, 1.0)),
             threshold=EFFECT,
             n={"training rows": len(x), "serving rows": len(y)},
             detail=f"Holm-adjusted p = {result.adjusted[worst]:.2g} (alarm below {ALARM}); means "

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from nndiag.checks.normalization.bench import can_standardise, standardiser
 from nndiag.checks.normalization.cure import cure_for
 from nndiag.checks.normalization.exchange import examine_exchange
-from nndiag.checks.normalization.fed import loaded, rate_of
+from nndiag.checks.normalization.fed import rate_of
+from nndiag.checks.normalization.initial import loaded
 from nndiag.checks.normalization.trial import Trial, changed, trial
 from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Series, Severity, Skip, Step
 from nndiag.core.rules import found

@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from nndiag.checks.normalization.bench import can_standardise, standardiser
+from nndiag.checks.normalization.bench import can_standardise, rows_in, standardiser
 from nndiag.checks.normalization.calm import PROBE, calm_below
 from nndiag.checks.normalization.cure import cure_for
+from nndiag.checks.normalization.initial import examine_start, flat_units, gradients
 from nndiag.checks.normalization.view import times
 from nndiag.core.errors import NndiagError
-from nndiag.core.findings import Evidence, Judged, Measurement, Series, Severity, Skip
+from nndiag.core.findings import Evidence, Judged, Measurement, Severity, Skip
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
@@ -21,14 +22,14 @@ if TYPE_CHECKING:
     from nndiag.checks.normalization.view import View
     from nndiag.core.findings import Finding, Observation
     from nndiag.core.subject import Batch
-    from nndiag.lab.firstlayer import Start
+    from nndiag.lab.firstlayer import FirstLayer, Start
 
 DESCENT = {"sgd", "asgd"}
 SIGN_LIKE = {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "lion"}
 ABOVE = 2.0  # times the ceiling; below, only a loss that doubles speaks
 FAR_ABOVE = 10.0
+BATCHES = 4  # that tell how sure the ceiling is
 LOGITS = 10.0  # that a first sign step may move a unit
-EXCESS = 1.0  # nats above ln C
 
 
 @dataclass(frozen=True)
@@ -59,104 +60,10 @@ def examine_fed(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation
     if scaled is not None:
         yield Measurement("loss_at_start_standardised", scaled.loss, "nats" if bench.classes else "")
         yield Measurement("gradient_norm_at_start_standardised", scaled.gradient, "")
-        yield from _gradients(raw, scaled)
-    yield from _flat_units(bench, view, reason)
-    yield from _loss_at_start(bench, view, raw, scaled)
+        yield from gradients(raw, scaled)
+    yield from flat_units(bench, view, reason)
+    yield from examine_start(bench, view, raw, scaled)
     yield from _ceiling(bench, view, sane=sane)
-
-
-def _gradients(raw: Start, scaled: Start) -> Iterator[Series]:
-    """Gradient norm per weight matrix, raw beside standardised."""
-    names = [name for name in raw.gradients if name in scaled.gradients and name.endswith("weight")][:24]
-    for label, one in (("raw", raw), ("standardised", scaled)):
-        yield Series(
-            label,
-            tuple(range(len(names))),
-            tuple(one.gradients[name] for name in names),
-            "",
-            group="gradient norm per layer at the start",
-            kind="bar",
-            labels=tuple(names),
-        )
-
-
-def _flat_units(bench: Bench, view: View, reason: str) -> Iterator[Measurement]:
-    """Saturated and dead units with raw and with standardised inputs."""
-    from nndiag.lab.firstlayer import with_input
-    from nndiag.lab.firstlayer_units import saturated
-
-    sides = [("", bench.batch)]
-    if not reason:
-        sides.append(("_standardised", with_input(bench.batch, standardiser(view.profile))))
-    for suffix, batch in sides:
-        for name, share in list(saturated(bench.make(training=False), batch).items())[:3]:
-            yield Measurement(f"flat_units{suffix}", share, "share", name)
-
-
-def _loss_at_start(bench: Bench, view: View, raw: Start, scaled: Start | None) -> Iterator[Observation]:
-    """NRM105."""
-    from nndiag.science.conditioning import initial_loss
-
-    if bench.classes is None:
-        yield Skip("NRM105", "for classification only")
-        return
-    if loaded(bench):
-        yield Skip("NRM105", "the model is trained already")
-        return
-    if not math.isfinite(raw.loss):
-        yield Skip("NRM105", "the loss at the start is not finite")
-        return
-    yield Judged("NRM105")
-    floor = math.log(bench.classes)
-    axis = 1 if raw.output.dim() == 2 else -1
-    spread = float(raw.output.double().var(dim=axis, unbiased=False).mean().sqrt()) if raw.output.numel() else 0.0
-    predicted = initial_loss(spread, bench.classes) if math.isfinite(spread) else math.nan
-    yield Measurement("logit_spread", spread, "")
-    yield Measurement("loss_predicted_from_spread", predicted, "nats")
-    helped = scaled is not None and scaled.loss - floor < 0.5 * (raw.loss - floor)
-    limit = floor + max(EXCESS, 0.25 * floor) * (1 if helped else 2)  # wide logits by design are common
-    if raw.loss <= limit:
-        return
-    cause = (
-        f"with standardised inputs it is {scaled.loss:.4g}"
-        if helped and scaled is not None
-        else "standardising the inputs does not cure it"
-    )
-    yield found(
-        "NRM105",
-        f"the loss starts at {raw.loss:.4g} where {bench.classes} equally likely classes give ln {bench.classes} = "
-        f"{floor:.4g}; {cause}",
-        evidence=Evidence(
-            raw.loss,
-            "nats",
-            threshold=limit,
-            n={"samples": _rows(bench.batch)},
-            seed=bench.subject.run.seed,
-            detail=f"logits have sd {spread:.3g}, which predicts {predicted:.4g}",
-        ),
-        means="the fresh model is confidently wrong: the first steps only undo that, at the price of large gradients",
-        fix=cure_for(view.profile)
-        if helped
-        else "shrink the last layer's initial weights (nn.init.normal_(head.weight, std=0.02)) or normalise its inputs",
-    )
-
-
-def _rows(batch: Batch) -> int:
-    from nndiag.lab.forward import batch_rows
-
-    return batch_rows(batch)
-
-
-def loaded(bench: Bench) -> bool:
-    """Whether the weights are those of a trained model, as far as can be told."""
-    from nndiag.lab.batchnorm import layers
-
-    if "weights" in str(getattr(bench.subject.model, "note", "")):
-        return True
-    return any(
-        module.num_batches_tracked is not None and int(module.num_batches_tracked) > 0
-        for _, module in layers(bench.make())
-    )
 
 
 def rate_of(bench: Bench) -> Rate | None:
@@ -176,29 +83,21 @@ def rate_of(bench: Bench) -> Rate | None:
 
 def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
     """NRM101."""
-    from nndiag.lab.firstlayer import fan_in, reach, sharpness, shrunk
-    from nndiag.science.conditioning import step_ceiling
+    from nndiag.lab.firstlayer import fan_in, reach
 
     first, rate = bench.first, rate_of(bench)
     if first is None or not first.parameters or first.kind == "embedding":
         yield Skip("NRM101", can_standardise(bench) or "the first layer has no weights to train")
         return
-    assert bench.objective is not None
-    seed = bench.subject.run.seed
-    steep = sharpness(bench.make(), bench.batch, bench.objective, first.parameters, seed=seed)
-    size = math.sqrt(float((view.profile.moments.rms**2).mean()))
-    if first.raw and size > LOGITS:
-        calm = shrunk(bench.make(), first.parameters, size)
-        later = sharpness(calm, bench.batch, bench.objective, first.parameters, seed=seed)
-        steep = max(steep, later) if math.isfinite(later) else steep
-    momentum = rate.momentum if rate and rate.kind in DESCENT else 0.0
-    ceiling = step_ceiling(steep, momentum) if math.isfinite(steep) else math.nan
+    ceiling = _descent_ceiling(bench, view, first, rate, bench.batch)
     if math.isfinite(ceiling):
-        yield Measurement("first_layer_curvature", steep, "", first.name)
+        momentum = rate.momentum if rate and rate.kind in DESCENT else 0.0
+        yield Measurement("first_layer_curvature", 2 * (1 + momentum) / ceiling, "", first.name)
         yield Measurement("learning_rate_ceiling", ceiling, "", first.name)
     if rate is None or not rate.given:
         yield Skip("NRM101", "no learning rate was given (--lr)")
         return
+    yield Measurement("learning_rate", rate.lr, "", rate.kind)
     if rate.kind in DESCENT and math.isfinite(ceiling):
         yield Judged("NRM101")
         if rate.lr > ceiling:
@@ -215,6 +114,41 @@ def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
     yield Judged("NRM101")
     if moved > LOGITS:
         yield from _above(bench, view, rate, rate.lr * LOGITS / moved, sane=sane)
+
+
+def _descent_ceiling(bench: Bench, view: View, first: FirstLayer, rate: Rate | None, batch: Batch) -> float:
+    """2 (1 + momentum) over the curvature along the first layer's weights on a batch; nan where there is none."""
+    from nndiag.lab.firstlayer import sharpness, shrunk
+    from nndiag.science.conditioning import step_ceiling
+
+    assert bench.objective is not None
+    seed = bench.subject.run.seed
+    steep = sharpness(bench.make(), batch, bench.objective, first.parameters, seed=seed)
+    size = math.sqrt(float((view.profile.moments.rms**2).mean()))
+    if first.raw and size > LOGITS:
+        calm = shrunk(bench.make(), first.parameters, size)
+        later = sharpness(calm, batch, bench.objective, first.parameters, seed=seed)
+        steep = max(steep, later) if math.isfinite(later) else steep
+    momentum = rate.momentum if rate and rate.kind in DESCENT else 0.0
+    return step_ceiling(steep, momentum) if math.isfinite(steep) else math.nan
+
+
+def _between(bench: Bench, view: View, first: FirstLayer, rate: Rate, ceiling: float) -> tuple[float, float] | None:
+    """The rate in units of the ceilings of several batches: the least and the greatest."""
+    from nndiag.lab.firstlayer import reach
+    from nndiag.lab.forward import take
+
+    if rate.kind in DESCENT:
+        others = [take(one, rows_in(bench.batch)) for one in bench.batches[1:BATCHES] if rows_in(one) > 1]
+        if bench.subject.run.seconds_left < 5:
+            return None
+        found = [_descent_ceiling(bench, view, first, rate, batch) for batch in others]
+    else:
+        parts = first.values.tensor_split(BATCHES) if len(first.values) >= 2 * BATCHES else ()
+        whole = reach(first.values, first.axis, 1.0, 1)
+        found = [ceiling * whole / max(reach(part, first.axis, 1.0, 1), 1e-300) for part in parts]
+    ratios = [rate.lr / one for one in (ceiling, *found) if math.isfinite(one) and one > 0]
+    return (min(ratios), max(ratios)) if len(ratios) > 1 else None
 
 
 def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) -> Iterator[Finding]:
@@ -237,12 +171,13 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) 
         f"learning rate {rate.lr:g} is {times(ratio)}x above the first layer's ceiling {ceiling:.2g} for {rate.kind}",
         where=first.where,
         evidence=Evidence(
-            rate.lr,
-            "",
-            threshold=ceiling,
-            n={"samples": _rows(bench.batch), "steps": PROBE if confirmed else 0},
+            ratio,
+            "times the ceiling",
+            _between(bench, view, first, rate, ceiling),
+            threshold=1.0,
+            n={"samples": rows_in(bench.batch), "steps": PROBE if confirmed else 0},
             seed=bench.subject.run.seed,
-            detail=f"ceiling: {bound}; {run}",
+            detail=f"ceiling {ceiling:.3g}: {bound}; {run}; the interval is that over batches",
         ),
         means="steps along the steepest direction of the first layer overshoot and grow"
         if rate.kind in DESCENT

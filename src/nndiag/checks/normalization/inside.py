@@ -30,7 +30,9 @@ def examine_inside(bench: Bench) -> Iterator[Observation]:
     ends = _both_ends(bench)
     if ends is None:
         return
-    x, z = ends
+    from nndiag.science.resampling import resampled
+
+    x, z = (rows.reshape(-1) for rows in ends)
     if np.corrcoef(x, z)[0, 1] ** 2 < STRAIGHT:
         return  # not one map for all values: a batch norm, a patchwork, another input
     yield Judged("NRM008")
@@ -47,8 +49,9 @@ def examine_inside(bench: Bench) -> Iterator[Observation]:
         evidence=Evidence(
             after,
             "sd",
+            resampled(ends[1][:, None]).interval(lambda _mean, sd: sd[:, 0], after),
             threshold=FLATTENED,
-            n={"values": len(x)},
+            n={"values": x.size},
             detail="sd of what the first layer with weights reads; its inputs follow the data in a straight line",
         ),
         means="all samples look alike to the first layer: the signal is a small ripple on a constant",
@@ -58,7 +61,10 @@ def examine_inside(bench: Bench) -> Iterator[Observation]:
 
 
 def _both_ends(bench: Bench) -> tuple[Array, Array] | None:
-    """The values of one channel as they arrive and as the first layer reads them; None when they do not correspond."""
+    """The values of one channel as they arrive and as the first layer reads them, (rows, inner).
+
+    None when they do not correspond.
+    """
     from nndiag.lab.forward import as_tensors, main_input
 
     first = bench.first
@@ -72,8 +78,8 @@ def _both_ends(bench: Bench) -> tuple[Array, Array] | None:
         return None
     if x.dim() == z.dim() and 0 < first.axis < z.dim() and x.shape == z.shape:
         x, z = x.select(first.axis, 0), z.select(first.axis, 0)
-    x, z = x.reshape(-1), z.reshape(-1)
-    if len(x) < 8 or not (bool(x.isfinite().all()) and bool(z.isfinite().all())) or float(x.std()) == 0:
+    x, z = x.reshape(rows, -1), z.reshape(rows, -1)
+    if x.numel() < 8 or not (bool(x.isfinite().all()) and bool(z.isfinite().all())) or float(x.std()) == 0:
         return None
     return (x.numpy(), z.numpy()) if float(z.std()) > 0 else None
 

@@ -12,6 +12,8 @@ from nndiag.core.rules import found
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import Tensor
+
     from nndiag.checks.normalization.bench import Bench
     from nndiag.checks.normalization.view import View
     from nndiag.core.findings import Finding, Observation
@@ -119,12 +121,17 @@ def _stale(bench: Bench, known: list[Remembered]) -> Iterator[Observation]:
         losses = mode_losses(bench.make(), bench.batches[:8], bench.objective, seed=bench.subject.run.seed)
         yield Measurement("loss_eval_mode", losses.evaluation, "")
         yield Measurement("loss_batch_statistics", losses.training, "")
-    scores = [float(one.kl.clamp(max=10).mean()) for one in known]
+    scores = [float(_score(one.kl)) for one in known]
     yield Measurement("batchnorm_kl_largest", max(scores), "nats", known[scores.index(max(scores))].name)
     off = [one for one, score in zip(known, scores, strict=True) if score > (STALE_FOR_SURE if _begun(one) else STALE)]
     if not off:
         return
     yield _stale_finding(bench, known, off, losses)
+
+
+def _score(kl: Tensor) -> Tensor:
+    """Mean over channels; a single wild one does not decide."""
+    return kl.clamp(max=10).mean()
 
 
 def _begun(one: Remembered) -> bool:
@@ -133,12 +140,16 @@ def _begun(one: Remembered) -> bool:
 
 
 def _stale_finding(bench: Bench, known: list[Remembered], off: list[Remembered], losses: ModeLosses | None) -> Finding:
+    import numpy as np
+
+    from nndiag.science.resampling import jackknife
+
     worst = off[0]
     cause, fix = _cause(worst, off, known)
     harm = ""
     hurt = True
     if losses is not None:
-        clear = float(worst.kl.clamp(max=10).mean()) > STALE
+        clear = float(_score(worst.kl)) > STALE
         hurt = not losses.evaluation <= losses.training * (1.02 if clear else 1.1)
         harm = f"; loss {losses.evaluation:.4g} with them, {losses.training:.4g} with batch statistics"
     return found(
@@ -147,8 +158,9 @@ def _stale_finding(bench: Bench, known: list[Remembered], off: list[Remembered],
         f"{len(known)} batch norms): {cause}{harm}",
         where=worst.where,
         evidence=Evidence(
-            float(worst.kl.clamp(max=10).mean()),
+            float(_score(worst.kl)),
             "nats",
+            jackknife(float(_score(worst.kl)), np.array(worst.without_each(_score))),
             threshold=STALE_FOR_SURE if _begun(worst) else STALE,
             n={"samples": bench.rows, "channels": len(worst.mean)},
             seed=bench.subject.run.seed,

@@ -138,8 +138,9 @@ def answer(seen: Seen, findings: list[Finding], numbers: dict[str, float], ids: 
         rest = f"; {worst[0].message}" if worst else ""
         return f"inputs are ids or counts ({low:g} to {high:g}), which need no scaling{rest}"
     above = next((item for item in findings if item.rule.code == "NRM101"), None)
-    if above is not None and above.evidence.threshold:
-        lr, ceiling = above.evidence.value or 0.0, above.evidence.threshold
+    if above is not None and above.evidence.value:
+        lr = numbers["learning_rate"]
+        ceiling = lr / above.evidence.value
         return (
             f"inputs are {said}: the first layer's learning-rate ceiling is {ceiling:.2g}, your lr {lr:g} is "
             f"{round(lr / ceiling, 1 if lr < 10 * ceiling else None):,}x above it; {brief_cure(profile)}"

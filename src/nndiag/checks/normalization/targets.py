@@ -108,6 +108,7 @@ def _unscaled(targets: Targets) -> Iterator[Finding]:
         evidence=Evidence(
             sd if small else rms,
             "",
+            _interval(targets, sd if small else rms, spread=small),
             threshold=MIN_SD if small else MAX_SCALE,
             n={"targets": int(moments.count[0])},
             detail="sd" if small else "root mean square",
@@ -117,3 +118,14 @@ def _unscaled(targets: Targets) -> Iterator[Finding]:
         fix=f"train on (y - {mean:.6g}) / {sd:.6g} and undo it after predicting (or log y for positive, skewed "
         "targets); sklearn: TransformedTargetRegressor",
     )
+
+
+def _interval(targets: Targets, value: float, *, spread: bool) -> tuple[float, float]:
+    """How sure the targets' sd, or their root mean square, is."""
+    import numpy as np
+
+    from nndiag.science.resampling import resampled
+
+    kept = targets.sample[np.isfinite(targets.sample)].reshape(-1, 1, 1)
+    drawn = resampled(kept[:: max(1, len(kept) // 8192)], of=int(targets.moments.count[0]))
+    return drawn.interval(lambda mean, sd: (sd if spread else np.hypot(mean, sd))[:, 0], value)
