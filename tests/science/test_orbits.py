@@ -87,6 +87,13 @@ def test_stable_rank_is_that_of_the_singular_values():
     assert signal.stable_rank(np.zeros((3, 3))) == 0
 
 
-def test_groups_that_a_later_partition_leaves():
-    later = orbits.Orbits(np.array([0, 0, 1, 1, 2]))
-    assert [part.tolist() for part in orbits.split([np.array([0, 1, 2, 4])], later)] == [[0, 1]]
+@pytest.mark.parametrize("features", [7, 768])
+def test_a_table_of_equal_rows_is_one_class_whatever_the_sign_of_its_zeros(features):
+    table = np.full((300, features), 0.01, dtype=np.float32)
+    table[:, 0] = 0.0
+    table[5, 0], table[7, -1] = -0.0, 0.02
+    table[9:12] = np.nan
+    labels = orbits.identical(table).labels
+    apart = [7, 9, 10, 11]
+    assert len(set(np.delete(labels, apart))) == 1
+    assert len(set(labels)) == 5

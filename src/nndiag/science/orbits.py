@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
 FIRST_LOOK = 8  # columns read before anything else: one cache line of float32
 SECOND_LOOK = 64
+MANY = 4  # a share of the rows, inverted
 CHUNK_BYTES = 1 << 20  # rows are compared in pieces that stay in the cache
 PROJECTIONS = 3  # directions for near duplicates: one undercounts, and gives thousands of false candidates
 BFLOAT16_NEGATIVE_ZERO = 0x8000
@@ -78,7 +79,8 @@ def identical(rows: NDArray[np.generic], classes: NDArray[np.int64] | None = Non
         keys = keys + classes.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     suspects = _shared(keys)
     labels = np.arange(units, dtype=np.int64)
-    if suspects.size and features > SECOND_LOOK:
+    # A second look pays where few agreed at first by chance; where most rows did, they are equal or full of zeros.
+    if suspects.size and features > SECOND_LOOK and suspects.size * MANY < units:
         keys[suspects] += _hashes(rows[np.ix_(suspects, _spread(features, SECOND_LOOK))])
         suspects = suspects[_in_shared(keys[suspects])]
     suspects = _unite(rows, suspects, keys, classes, labels)  # most that agree at first look are equal
@@ -118,9 +120,10 @@ def _equal_rows(rows: NDArray[np.generic], left: NDArray[np.int64], right: NDArr
     """Compare rows[left] with rows[right] in pieces."""
     same = np.empty(left.size, dtype=bool)
     for piece in _pieces(left.size, rows.shape[1] * rows.itemsize):
-        here = right[piece]
+        here, mine = right[piece], left[piece]
         leader = here[:1] if (here == here[0]).all() else here
-        same[piece] = _agree(rows[left[piece]], rows[leader])
+        series = mine[-1] - mine[0] == mine.size - 1 and (np.diff(mine) == 1).all()
+        same[piece] = _agree(rows[mine[0] : mine[-1] + 1] if series else rows[mine], rows[leader])
     return same
 
 
@@ -128,7 +131,18 @@ def _agree(a: NDArray[np.generic], b: NDArray[np.generic]) -> NDArray[np.bool_]:
     """Rows equal as numbers: -0.0 equals 0.0, NaN equals nothing."""
     if a.dtype == np.uint16:
         a, b = _canonical(a), _canonical(b)
-    return np.asarray((a == b).all(axis=1))
+    if b.shape[0] > 1 or not _packed(a) or np.not_equal(b, b).any():
+        return np.asarray((a == b).all(axis=1))
+    same = np.asarray((a.view(np.uint64) == np.ascontiguousarray(b).view(np.uint64)).all(axis=1))
+    other = np.flatnonzero(~same)  # a zero may have either sign
+    if other.size:
+        same[other] = (a[other] == b).all(axis=1)
+    return same
+
+
+def _packed(rows: NDArray[np.generic]) -> bool:
+    """Whether a row's bytes can be read eight at a time."""
+    return rows.flags.c_contiguous and rows.shape[1] * rows.itemsize % 8 == 0
 
 
 def _full_hashes(rows: NDArray[np.generic], index: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -275,19 +289,3 @@ def _leading_sign(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     peak = np.abs(rows).argmax(axis=1)
     sign = np.sign(rows[np.arange(rows.shape[0]), peak])
     return np.asarray(np.where(sign == 0, 1.0, sign))
-
-
-def directions(rows: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Rows scaled to unit length (zero rows stay): a ReLU unit is its direction times a scale."""
-    wide = np.asarray(rows, dtype=np.float64)
-    norms = np.linalg.norm(wide, axis=1, keepdims=True)
-    return np.asarray(np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0))
-
-
-def split(groups: Sequence[NDArray[np.int64]], later: Orbits) -> list[NDArray[np.int64]]:
-    """What is left of earlier groups under a later partition: the parts that still hold two units or more."""
-    rest: list[NDArray[np.int64]] = []
-    for group in groups:
-        part = Orbits(numbered(later.labels[group]))
-        rest.extend(group[inner] for inner in part.groups)
-    return rest
