@@ -115,9 +115,7 @@ def _shift(norm: Step, still: Tensor | None, drawn: list[Tensor]) -> NormShift |
     middles = [float(row.median()) for row in ratios]
     each = ratios.mean(0)
     middle = float(each.median())
-    width = (
-        float(stdtrit(max(1, len(middles) - 1), 0.975)) * standard_error(middles) if len(middles) > 1 else math.inf
-    )
+    width = float(stdtrit(max(1, len(middles) - 1), 0.975)) * standard_error(middles) if len(middles) > 1 else math.inf
     return NormShift(norm, middle, (middle - width, middle + width), tuple(each.tolist()), len(drawn))
 
 

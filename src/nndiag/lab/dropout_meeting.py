@@ -77,6 +77,13 @@ def bare(name: str) -> str:
     }.get(plain, plain)
 
 
+def in_place(name: str) -> bool:
+    """Whether a function writes into its first argument: x.mul_(mask), x *= mask, x[mask] = 0."""
+    if name.startswith("__"):
+        return name == "__setitem__" or (name[2] == "i" and name not in {"__invert__", "__index__", "__int__"})
+    return name.endswith("_")
+
+
 def replaced(args: Any, kwargs: Any, slot: int, other: Tensor) -> tuple[Any, dict[str, Any]]:
     """Return the arguments with the tensor in one slot exchanged."""
     seen = iter(range(10**9))

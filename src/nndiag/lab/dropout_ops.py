@@ -208,11 +208,9 @@ def _unit(mask: Tensor, data: Tensor) -> str:
         return WHOLE
     if data.dim() > 1 and own[0] > 1 and all(size == 1 for size in own[1:]):
         return SAMPLE
-    if data.dim() == 3 and own[2] == 1:
-        return ROW
-    if data.dim() == 3 and own[2] > 1:
-        return LOCKED
-    return CHANNEL if data.dim() > 2 else ROW
+    if data.dim() > 2 and own[2 if data.dim() == 3 else 1] == 1:
+        return ROW  # every channel of a token or of a position
+    return CHANNEL if data.dim() > 3 and all(size == 1 for size in own[2:]) else LOCKED
 
 
 def identity_of(x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from nndiag.core.findings import Where
 from nndiag.lab.built import class_name, locate
 from nndiag.lab.dropout_graph import Chance, Film, Key, Seen, Span, Step
-from nndiag.lab.dropout_meeting import bare, learns, mask_meeting, replaced, swapped
+from nndiag.lab.dropout_meeting import bare, in_place, learns, mask_meeting, replaced, swapped
 from nndiag.lab.dropout_names import ancestors, flags, is_dropout_module, named_layers, place_of_call, words_of
 from nndiag.lab.dropout_ops import (
     FROM_OUTSIDE,
@@ -233,15 +233,16 @@ class Player(TorchFunctionMode):
                 self.script.at_site(site, meeting.data, (args, kwargs))
             fed = self.script.feed.get(key)
             if fed is not None and fed.shape == meeting.data.shape:
-                if name.endswith("_") or name == "__setitem__":
+                if in_place(name):
                     meeting.data.copy_(fed)
                 else:
                     args, kwargs = swapped(args, kwargs, meeting.data, fed)
                     meeting.data = fed
             if not self.script.acts(key):
                 mean = meeting.data * (keep * facts.scale)
-                if name.endswith("_") or name == "__setitem__":
-                    return meeting.data.copy_(mean) if name != "__setitem__" else meeting.data.copy_(mean) and None
+                if in_place(name):
+                    meeting.data.copy_(mean)
+                    return None if name == "__setitem__" else meeting.data
                 return mean.to(meeting.data.dtype)
         return func(*args, **kwargs)
 

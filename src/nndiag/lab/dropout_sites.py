@@ -26,6 +26,8 @@ CLASS_LOSSES = frozenset(
     ]
 )
 AFFINE = frozenset({"affine"})
+# What lies beside a dropped tensor behind these did not come through the dropout.
+JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "row_stack"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +100,8 @@ class Map:
         if seen.variant in FUSED | RECURRENT:
             end = End("fused")
             return Site(seen, label(seen), source, out, end, end, feeder=seen.variant)
-        anchor = self.walk(out)
-        affine = self.walk(out, through=HOMOGENEOUS)
+        anchor = self.walk(out, join=False)
+        affine = self.walk(out, through=HOMOGENEOUS, join=False)
         activation, direct = self._activation(affine)
         norms, between = self._norms(out)
         return Site(
@@ -112,23 +114,35 @@ class Map:
         plain = [number for slot, number in step.reads if slot not in step.weights]
         return (plain or weighted)[0]
 
-    def walk(self, number: int, through: frozenset[str] = frozenset(), *, bias: bool = False) -> End:
-        """Follow a tensor through scales, reshapes and `through` to the first step that does something."""
-        return self._walk(End("nowhere", None, number), number, through, bias=bias, left=64)
+    def walk(self, number: int, through: frozenset[str] = frozenset(), *, bias: bool = False, join: bool = True) -> End:
+        """Follow a tensor through scales, reshapes and `through` to the first step that does something.
 
-    def _walk(self, so_far: End, number: int, through: frozenset[str], *, bias: bool, left: int) -> End:
+        Args:
+            number: The tensor's id.
+            through: Further operations to pass.
+            bias: Pass the addition of a parameter too.
+            join: Pass concatenations, behind which the tensor is one part among others.
+        """
+        stops = frozenset[str]() if join else JOINS
+        return self._walk(End("nowhere", None, number), number, through, stops, bias=bias, left=64)
+
+    def _walk(  # noqa: PLR0913 - a recursion carries its state
+        self, so_far: End, number: int, through: frozenset[str], stops: frozenset[str], *, bias: bool, left: int
+    ) -> End:
         here = replace(so_far, tensor=number, way=(*so_far.way, number))
         readers = self.readers.get(number, [])
         if not readers and number in self.film.outputs:
             return replace(here, kind="output", output=self.film.outputs.index(number))
         for step in readers if left > 0 else ():
             moves = step.role == "shape" or step.op in through or (bias and step.op == "add" and bool(step.weights))
-            if not moves or step.index in self.site_at or not step.makes:
+            joins = step.op in stops and len(step.reads) > 1
+            if not moves or joins or step.index in self.site_at or not step.makes:
                 seen = self.site_at.get(step.index)
                 kind = "dropout" if seen is not None and seen.variant not in FUSED | RECURRENT else kind_of(step)
                 return replace(here, kind=kind, step=step, alone=self._alone(readers))
             onward = replace(here, passed=(*here.passed, step.op), scaled=here.scaled or step.op == "scale")
-            end = self._walk(onward, step.makes[0], through, bias=bias, left=left - 1 - 8 * (len(readers) - 1))
+            rest = left - 1 - 8 * (len(readers) - 1)
+            end = self._walk(onward, step.makes[0], through, stops, bias=bias, left=rest)
             if end.kind != "nowhere":  # what was computed and thrown away leads nowhere
                 return end
         return replace(here, kind="nowhere")

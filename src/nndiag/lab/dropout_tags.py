@@ -138,10 +138,13 @@ class Tags:
 
 
 def fingerprint(tensor: Tensor) -> int:
-    """A number that changes with the values of a tensor."""
+    """A number that changes with the values of a tensor; 0 for one that has no values to look at."""
     if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
         return 0
     with torch._C.DisableTorchFunction():  # noqa: SLF001 - looking is no computing
         values = tensor.detach().contiguous().cpu()
         values = values.double() if values.dtype == torch.bfloat16 else values
-        return hash((tuple(values.shape), values.numpy().tobytes()))
+        try:
+            return hash((tuple(values.shape), values.numpy().tobytes()))
+        except RuntimeError:  # torch.func's own tensors, inside vmap, have no storage
+            return 0

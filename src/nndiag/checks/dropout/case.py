@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from nndiag.lab.dropout_sites import Map, Site
 
 # Words in names and switched-on flags by which people say that randomness in eval mode is meant.
-ON_PURPOSE = frozenset({"mc", "mcdropout", "montecarlo", "bayes", "bayesian", "always", "uncertainty", "epistemic"})
+ON_PURPOSE = frozenset(
+    {"mc", "mcdropout", "montecarlo", "carlo", "bayes", "bayesian", "always", "uncertainty", "epistemic"}
+)
 PATH_WORDS = frozenset({"path", "stochastic", "depth", "survival", "layerdrop"})
 REGRESSION, CLASSES, UNKNOWN = "regression", "classification", "unknown"
 ROWS = 512

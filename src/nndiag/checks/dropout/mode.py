@@ -161,6 +161,7 @@ def _switched_off(seen: Seen) -> bool:
 def _inert(case: Case) -> Iterator[Observation]:
     yield Judged("DRP002")
     from nndiag.lab.built import locate
+    from nndiag.lab.dropout_sites import pattern
 
     for name, module in case.bench.model.named_modules():
         rate = getattr(module, "dropout", 0.0)
@@ -174,10 +175,14 @@ def _inert(case: Case) -> Iterator[Observation]:
                 means="it acts between stacked layers only, and there is nothing between",
                 fix="put nn.Dropout behind the layer, or set num_layers=2 or dropout=0",
             )
-    for name, module, rate in never_ran(case):
+    groups: dict[str, list[tuple[str, nn.Module, float]]] = {}
+    for item in never_ran(case):
+        groups.setdefault(pattern(item[0]), []).append(item)
+    for (name, module, rate), *rest in groups.values():
+        others = f" (and {len(rest)} more like it)" if rest else ""
         yield found(
             "DRP002",
-            f"dropout '{name}' with p = {rate:.3g} never ran, though the module around it did",
+            f"dropout '{name}' with p = {rate:.3g} never ran, though the module around it did{others}",
             where=locate(module, name, otherwise=_model_place(case)),
             evidence=Evidence(value=0.0, unit="runs", threshold=1.0, detail="one forward in training mode"),
             means="it is built and configured, and regularises nothing",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nndiag.checks.dropout.case import is_augmentation
 from nndiag.checks.dropout.placed import more, once, place
-from nndiag.core.findings import Evidence, Judged, Measurement, Skip
+from nndiag.core.findings import Evidence, Judged, Measurement, Severity, Skip
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
     from nndiag.lab.dropout_measure import Gauge
+    from nndiag.lab.dropout_sites import Site
 
 ERRORS = 5.0  # standard errors between the verdicts
 ALIGNED = 0.9999  # cosine between what training passes on with dropout off and what eval passes on
@@ -81,7 +82,20 @@ def is_off(gauge: Gauge) -> bool:
     return away > ERRORS * gauge.error and away > SHARE * gauge.site.p
 
 
-def _finding(case: Case, wrong: list) -> Observation:  # type: ignore[type-arg]
+def whole_parts(site: Site) -> str:
+    """What a hand-written mask takes away whole, from something that is not a residual sum; empty if it thins.
+
+    What is left is an input of the kind eval sees, not a thinner one: modality dropout, a dropped condition, masked
+    patches. No sum shrinks, so no rescale is called for; a branch that is added to its shortcut is another matter.
+    """
+    from nndiag.lab.dropout_ops import ROW, SAMPLE, WHOLE
+
+    if not site.seen.handmade or site.anchor.kind == "add":
+        return ""
+    return {SAMPLE: "samples", WHOLE: "batches", ROW: "tokens"}.get(site.seen.dial.unit, "")
+
+
+def _finding(case: Case, wrong: list[Site]) -> Observation:
     site = wrong[0]
     gauge = case.gauge(site)
     assert gauge is not None
@@ -92,6 +106,12 @@ def _finding(case: Case, wrong: list) -> Observation:  # type: ignore[type-arg]
     near = math.isclose(a, expected, rel_tol=0.05, abs_tol=4 * gauge.error)
     reading = f"{'1-p' if low else '1/(1-p)'} = {expected:.3g}"
     tail = f", which is {reading}" if near else f" ({reading})"
+    whole = whole_parts(site) if low else ""
+    if whole:
+        means = f"whole {whole} are taken away: right if the model is to do without them, where a rescale has no place"
+    else:
+        size = f"{1 / a:.3g}x larger" if low else f"{a:.3g}x smaller"
+        means = f"behind it everything is {size} in eval than it was trained on"
     return found(
         "DRP103" if low else "DRP104",
         f"training passes on {a:.3g} of what eval passes on{more(wrong)}{tail}",
@@ -101,11 +121,8 @@ def _finding(case: Case, wrong: list) -> Observation:  # type: ignore[type-arg]
             n={"samples": case.bench.rows, "masks": len(gauge.slopes)}, seed=case.subject.run.seed,
             detail="mean training value on eval value, at what reads the dropout",
         ),
-        means=(
-            f"behind it everything is {1 / a:.3g}x larger in eval than it was trained on"
-            if low
-            else f"behind it everything is {a:.3g}x smaller in eval than it was trained on"
-        ),
+        severity=Severity.NOTE if whole else None,
+        means=means,
         fix=(
             "divide by 1-p in training (nn.Dropout does), or multiply by 1-p in eval; not both"
             if low

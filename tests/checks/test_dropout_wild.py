@@ -1,0 +1,149 @@
+"""check-dropout on masks as other people write them: the faulty named, whole tokens and samples left to their authors."""
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import nn
+
+from checks.dropout_subject import codes, examine
+
+X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+
+
+def loud(report):
+    """Codes above a note."""
+    return {finding.rule.code for finding in report.findings if finding.severity.word != "note"}
+
+
+class Indexed(nn.Module):
+    """Zeroes a random selection by assignment."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.a, self.b, self.scale = nn.Linear(16, 64), nn.Linear(64, 3), scale
+
+    def forward(self, x):
+        h = torch.relu(self.a(x))
+        if self.training:
+            h = h.clone()
+            h[torch.rand_like(h) < 0.3] = 0
+            h = h * self.scale
+        return self.b(h)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, {"DRP103"}), (1 / 0.7, set()), (1 / 0.49, {"DRP104"})])
+def test_a_mask_assigned_by_index_is_judged_like_a_product(scale, expected):
+    assert loud(examine(lambda: Indexed(scale), X)) == expected
+
+
+class Modality(nn.Module):
+    """Silences one of two senses for a whole sample, so that the other learns to do alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(64, 3)
+
+    def forward(self, x):
+        a, b = torch.relu(self.a(x[:, :8])), torch.relu(self.b(x[:, 8:]))
+        if self.training:
+            b = b * (torch.rand(len(x), 1) > 0.3)
+        return self.out(torch.cat([a, b], 1))
+
+
+class Condition(nn.Module):
+    """Takes the condition from some samples, for guidance without a classifier."""
+
+    def __init__(self):
+        super().__init__()
+        self.key, self.body, self.out = nn.Linear(8, 32), nn.Linear(8, 32), nn.Linear(32, 8)
+
+    def forward(self, x):
+        condition = x[:, 8:] * 2
+        if self.training:
+            condition = condition * (torch.rand(len(x), 1) > 0.2)
+        return self.out(F.silu(self.body(x[:, :8]) + self.key(condition)))
+
+
+@pytest.mark.parametrize("build", [Modality, Condition])
+def test_samples_taken_away_whole_want_no_rescale(build):
+    assert not loud(examine(build, torch.randn(512, 16)))
+
+
+class Branch(nn.Module):
+    """A residual branch dropped by sample, its rescale taken to a power."""
+
+    def __init__(self, power):
+        super().__init__()
+        self.inner, self.out, self.power = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 16)), nn.Linear(16, 2), power
+
+    def forward(self, x):
+        branch = self.inner(x)
+        if self.training:
+            branch = branch * (torch.rand(len(x), 1) < 0.6) / 0.6**self.power
+        return self.out(x + branch)
+
+
+@pytest.mark.parametrize(("power", "expected"), [(0, {"DRP103"}), (1, set()), (2, {"DRP104"})])
+def test_a_branch_added_to_its_shortcut_needs_its_rescale_once(power, expected):
+    assert loud(examine(lambda: Branch(power), torch.randn(512, 16))) == expected
+
+
+class Loop(nn.Module):
+    """A dropout that is always on, joined with a state that depends on it."""
+
+    def __init__(self):
+        super().__init__()
+        self.pre, self.cell, self.out = nn.Linear(16, 24), nn.GRUCell(40, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        state, frame, frames = x.new_zeros(len(x), 16), x, []
+        for _ in range(4):
+            fresh = F.dropout(torch.relu(self.pre(frame)), 0.5, training=True)
+            state = self.cell(torch.cat([fresh, 3 * state], 1), state)
+            frame = self.out(state)
+            frames.append(frame)
+        return torch.stack(frames, 1)
+
+
+def test_what_is_joined_to_a_dropped_tensor_is_no_part_of_its_scale():
+    assert loud(examine(Loop, X)) == {"DRP101"}
+
+
+def test_dropouts_that_never_run_in_layers_alike_are_one_finding():
+    class Layer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear, self.drop = nn.Linear(16, 16), nn.Dropout(0.2)
+
+        def forward(self, x):
+            return torch.relu(self.linear(x))
+
+    report = examine(lambda: nn.Sequential(*(Layer() for _ in range(4)), nn.Dropout(0.1), nn.Linear(16, 2)), X)
+    (found,) = [f for f in report.findings if f.rule.code == "DRP002"]
+    assert "and 3 more like it" in found.message
+
+
+def test_monte_carlo_dropout_under_its_full_name_is_meant():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.enable_monte_carlo = nn.Linear(16, 32), nn.Linear(32, 1), True
+
+        def forward(self, x):
+            return self.b(F.dropout(torch.relu(self.a(x)), 0.2, self.training or self.enable_monte_carlo))
+
+    assert "DRP101" not in codes(examine(Net, X))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_masks_made_under_vmap_do_not_stop_the_check():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.drop, self.b = nn.Linear(16, 32), nn.Dropout(0.2), nn.Linear(32, 1)
+
+        def forward(self, x):
+            grid = torch.vmap(lambda i: (i >= torch.arange(16)).float() / (1 + i))(torch.arange(len(x)))
+            return self.b(self.drop(torch.relu(self.a(x + grid))))
+
+    assert not loud(examine(Net, X))
