@@ -1,10 +1,9 @@
 """Predicted step against measured step of a table, single-threaded.
 
-Every configuration is predicted from smaller tables (T = a + bV over three sizes, none above 64 MiB) and then
-run at its true size. Both sides are medians, as in the command; the spread of the measured repetitions stands beside
-them. On a busy machine medians hold what else ran: the same comparison by the fastest repetitions follows, and says how
-much of the error is the machine's. Says whether the target (median error at most 15 %, worst at most 40 %, at least 24
-configurations) is met.
+Every configuration is predicted from smaller tables (T = a + bV over three sizes, none above 64 MiB where the gradient
+is dense) and run at its true size. The four sizes take turns, so that what else the machine does hits all of them; both
+sides are lowest tenths, as in the command. Says whether the target (median error at most 15 %, worst at most 40 %, at
+least 24 configurations) is met.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/embedding_cost.py [--quick]    (--quick: every second configuration)
 """
@@ -16,8 +15,7 @@ import time
 import torch
 from torch import optim
 
-from nndiag.lab.embedding_step import Trial, ZipfIds, forecast, time_table
-from nndiag.science.roofline import fit_line
+from nndiag.lab.embedding_step import Forecast, Trial, ZipfIds, sizes_to_try, time_sizes
 
 OPTIMIZERS = {  # name: maker, sparse, table-sized tensors alive at once
     "Adam for-loop": (lambda p: optim.Adam(p, foreach=False), False, 6),
@@ -48,11 +46,11 @@ def judged(errors):
 
 def main():
     torch.set_num_threads(1)
-    errors, fastest, big = [], [], {}
+    errors, big = [], {}
     quick = "--quick" in sys.argv[1:]
     print(
         f"{'rows':>9} {'dim':>4} {'ids':>6}  {'optimizer':14} {'predicted, 95 % interval':>31} "
-        f"{'measured, spread':>32}   error"
+        f"{'measured, fastest – slowest':>32}   error"
     )
     for place, (rows, dim, lookups) in enumerate(SHAPES):
         for index, (name, (make, sparse, copies)) in enumerate(OPTIMIZERS.items()):
@@ -60,23 +58,22 @@ def main():
             if rows * dim * 4 * copies > LIMIT or not wanted:
                 continue
             trial = Trial(dim, make, ZipfIds(lookups), sparse=sparse)
-            found = forecast(trial, rows, copies=copies, seconds=1.8, repeats=25)
-            measured = time_table(trial, rows, repeats=15, seconds=1.2).total
-            error = found.seconds / measured.median - 1
+            sizes = sizes_to_try(rows, 4 * dim, copies, sparse=sparse)
+            *small, full = time_sizes(trial, [*sizes, rows], repeats=30, seconds=3.0)
+            found = Forecast(trial, rows, tuple(trial.load(size) for size in sizes), tuple(small))
+            measured = full.total
+            error = found.seconds / measured.typical - 1
             errors.append(abs(error))
-            line = fit_line(found.loads, [item.total.low for item in found.tried])
-            fastest.append(abs(line.at(trial.load(rows)) / measured.low - 1))
             low, high = (1e3 * value for value in found.interval)
             print(
                 f"{rows:9,} {dim:4} {lookups:6}  {name:14} {1e3 * found.seconds:8.2f} ms {low:8.2f} – {high:8.2f} "
-                f"{1e3 * measured.median:8.2f} ms {1e3 * measured.low:8.2f} – {1e3 * measured.high:8.2f} "
+                f"{1e3 * measured.typical:8.2f} ms {1e3 * measured.low:8.2f} – {1e3 * measured.high:8.2f} "
                 f"{100 * error:+7.1f}%",
                 flush=True,
             )
             if rows == 2_000_000:
-                big[name] = measured.median
-    print(f"by medians: {judged(errors)}")
-    print(f"by the fastest repetitions: {judged(fastest)}")
+                big[name] = measured.typical
+    print(judged(errors))
     if set(SHOWN) <= big.keys():
         print(f"2M x 64: SparseAdam is {big['Adam for-loop'] / big['SparseAdam']:.0f}x faster than Adam")
     return 0

@@ -1,4 +1,4 @@
-"""How long does it really take? Medians of repeated runs, the device waited for, the spread kept."""
+"""How long does it really take? Repeated runs, the device waited for, the spread kept."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ import torch
 from nndiag.science.roofline import Machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds of one call."""
+    """Seconds of one call, repeated."""
 
+    typical: float  # lowest tenth: what else runs on the machine only ever adds
     median: float
     low: float  # fastest
     high: float  # slowest
     repeats: int
 
+    @classmethod
+    def of(cls, taken: Sequence[float]) -> Timing:
+        """Sum up repetitions."""
+        tenths = statistics.quantiles(taken, n=10, method="inclusive") if len(taken) > 1 else [taken[0]]
+        return cls(tenths[0], statistics.median(taken), min(taken), max(taken), len(taken))
+
     @property
     def deviation(self) -> float:
-        """A standard deviation of one call: half the spread, at least 1 %, and 10 % for fewer than three runs."""
+        """A standard deviation of one call, as of a normal law; at least 1 %, 10 % for one or two repetitions."""
         least = 0.01 if self.repeats > 2 else 0.1
-        return max((self.high - self.low) / 2, least * self.median)
+        return max((self.median - self.typical) / 1.28, least * self.typical)
 
 
 def wait(device: str | torch.device) -> None:
@@ -41,7 +48,7 @@ def wait(device: str | torch.device) -> None:
 def time_call(
     call: Callable[[], object], *, device: str = "cpu", repeats: int = 5, warmup: int = 1, seconds: float = 2.0
 ) -> Timing:
-    """Time a call: warm up, then repeat, and keep the median.
+    """Time a call: warm up, then repeat.
 
     Args:
         call: What is timed; it must leave things as it found them.
@@ -51,7 +58,7 @@ def time_call(
         seconds: No new repetition is begun once this much time is used; at least one is made.
 
     Returns:
-        Median, fastest and slowest.
+        Lowest tenth, median, fastest and slowest.
     """
     begun = time.perf_counter()
     for _ in range(warmup):
@@ -63,7 +70,7 @@ def time_call(
         call()
         wait(device)
         taken.append(time.perf_counter() - start)
-    return Timing(statistics.median(taken), min(taken), max(taken), len(taken))
+    return Timing.of(taken)
 
 
 @contextlib.contextmanager
@@ -98,13 +105,13 @@ def measure_machine(device: str = "cpu", *, megabytes: int = 64) -> Machine:
     nbytes = 4.0 * numel
     tensor = torch.ones(numel, device=device)
     other = torch.ones(numel, device=device)
-    two = time_call(lambda: tensor.mul_(1.0), device=device, seconds=0.5).median
-    three = time_call(lambda: torch.add(other, 1.0, out=tensor), device=device, seconds=0.5).median
-    fresh = time_call(lambda: torch.zeros(numel, device=device).fill_(0.0), device=device, seconds=0.5).median
-    blind = time_call(lambda: tensor.fill_(0.0), device=device, seconds=0.5).median
+    two = time_call(lambda: tensor.mul_(1.0), device=device, seconds=0.5).typical
+    three = time_call(lambda: torch.add(other, 1.0, out=tensor), device=device, seconds=0.5).typical
+    fresh = time_call(lambda: torch.zeros(numel, device=device).fill_(0.0), device=device, seconds=0.5).typical
+    blind = time_call(lambda: tensor.fill_(0.0), device=device, seconds=0.5).typical
     side = 512
     square = torch.ones(side, side, device=device)
-    product = time_call(lambda: square @ square, device=device, seconds=0.3).median
+    product = time_call(lambda: square @ square, device=device, seconds=0.3).typical
     stream = 2 * nbytes / min(two, three)
     # `zeros` writes once into new memory; the second fill is at the in-place rate and taken off
     return Machine(

@@ -136,9 +136,8 @@ def time_model(  # noqa: PLR0913 - budgets, by name
         while len(taken) < repeats and (not taken or time.perf_counter() - begun + first < seconds):
             taken.append(_guarded(model, batch, loss, optimizers, clip))
     gc.collect()
-    whole = sorted(sum(parts) for parts in taken)
-    middle = sorted(taken, key=sum)[len(taken) // 2]
-    return ModelTiming(Timing(sum(middle), whole[0], whole[-1], len(whole)), *middle)
+    total = Timing.of([sum(parts) for parts in taken])
+    return ModelTiming(total, *min(taken, key=lambda parts: abs(sum(parts) - total.typical)))
 
 
 def _guarded(

@@ -15,12 +15,13 @@ from nndiag.science.roofline import Line, fit_line
 from nndiag.science.zipf import zipf_probabilities, zipf_unique
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
 TRY_BYTES = 64 * 2**20  # the largest table that is tried only to extrapolate
 HOLD_BYTES = 2**30  # everything a trial may hold at once
+QUICK, BLOCK = 0.02, 3  # a step of fewer seconds may live in the caches: this many in a row
 FRESH_BYTES = 33 * 2**20  # from here on glibc maps fresh pages for every temporary
 
 
@@ -77,31 +78,39 @@ class Trial:
 
 
 def time_table(trial: Trial, rows: int, *, repeats: int = 5, seconds: float = 1.5) -> StepTiming:
-    """Time forward, backward and optimizer step of one table, on one thread when on a CPU.
+    """Time one size by itself: see `time_sizes`."""
+    return time_sizes(trial, [rows], repeats=repeats, seconds=seconds)[0]
+
+
+def time_sizes(trial: Trial, sizes: Sequence[int], *, repeats: int = 5, seconds: float = 3.0) -> list[StepTiming]:
+    """Time forward, backward and optimizer step of tables of several sizes, on one thread when on a CPU.
+
+    The sizes take turns, so that whatever else the machine does meanwhile hits all of them alike. All are held at once.
 
     Args:
         trial: The table.
-        rows: V of this trial.
-        repeats: Repetitions of the step.
-        seconds: Time to spend, about; one repetition is made at least.
+        sizes: V of each.
+        repeats: Repetitions of each step that are enough.
+        seconds: Time to spend, about: a third of it at least; one repetition of each is made at least.
 
     Returns:
-        The parts and their sum, as medians over the repetitions.
+        The parts and their sum at each size.
     """
     _settle_allocator()
     with threads(1), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
         begun = time.perf_counter()
-        step = _Step(trial, rows)
-        step()  # creates the optimizer's state
-        if time.perf_counter() - begun < seconds / 3:
-            step()
-        step.parts.clear()
-        left = max(seconds - (time.perf_counter() - begun), 0.0)
-        total = time_call(step, device=trial.device, repeats=repeats, warmup=0, seconds=left)
-        parts = [_spread([row[i] for row in step.parts]) for i in range(3)]
-    del step
+        steps = [_Step(trial, rows) for rows in sizes]
+        for step in steps:
+            step.warm(seconds / 4 / len(steps))
+        while (spent := time.perf_counter() - begun) < seconds or not steps[-1].parts:
+            if len(steps[-1].parts) >= repeats and spent > seconds / 3:  # quick steps outlast what disturbs them
+                break
+            for step in steps:
+                step.turn()
+        found = [step.timing() for step in steps]
+    del steps, step
     gc.collect()
-    return StepTiming(rows, parts[0], parts[1], parts[2], total)
+    return found
 
 
 def _settle_allocator() -> None:
@@ -118,7 +127,9 @@ class _Step:
 
     def __init__(self, trial: Trial, rows: int) -> None:
         self._trial = trial
-        weight = torch.full((rows, trial.dim), 0.01, dtype=trial.dtype, device=trial.device)
+        # Zeros whose pages do not exist before a step writes them: rows that no batch looks up cost no memory here, as
+        # they cost a sparse step no time. A dense optimizer writes every page in its first step.
+        weight = torch.zeros(rows, trial.dim, dtype=trial.dtype, device=trial.device)
         self._table: nn.Embedding | nn.EmbeddingBag
         if trial.bag:
             self._table = nn.EmbeddingBag(rows, trial.dim, sparse=trial.sparse, mode="mean", _weight=weight)
@@ -126,6 +137,7 @@ class _Step:
             self._table = nn.Embedding(rows, trial.dim, sparse=trial.sparse, _weight=weight)
         self._batches = [ids.to(trial.device) for ids in trial.ids.batches(rows)]
         self._optimizer = trial.make([cast("nn.Parameter", self._table.weight)])
+        self._rows = rows
         self._turn = 0
         self._upstream: Tensor | None = None
         self.parts: list[tuple[float, float, float]] = []
@@ -144,21 +156,37 @@ class _Step:
         update = self._once(self._update)
         self.parts.append((forward, backward, update))
 
+    def warm(self, seconds: float) -> None:
+        """Create the optimizer's state, and touch the rows of every batch, as long as there is time for it."""
+        begun = time.perf_counter()
+        for _ in self._batches:
+            self()
+            if time.perf_counter() - begun > seconds:
+                break
+        self.parts.clear()
+
+    def turn(self) -> None:
+        """Make some steps; a first quick one only brings back what another table drove from the caches."""
+        start = time.perf_counter()
+        self()
+        if time.perf_counter() - start < QUICK:
+            self.parts.pop()
+            for _ in range(BLOCK):
+                self()
+
+    def timing(self) -> StepTiming:
+        """What the steps since the last warm-up took."""
+        forward, backward, optimizer = (Timing.of([row[i] for row in self.parts]) for i in range(3))
+        return StepTiming(self._rows, forward, backward, optimizer, Timing.of([sum(row) for row in self.parts]))
+
     def _once(self, call: Callable[[], object]) -> float:
-        return time_call(call, device=self._trial.device, repeats=1, warmup=0).median
+        return time_call(call, device=self._trial.device, repeats=1, warmup=0).low
 
     def _update(self) -> None:
         if self._trial.clip is not None:
             nn.utils.clip_grad_norm_([self._table.weight], self._trial.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-
-
-def _spread(taken: list[float]) -> Timing:
-    ordered = sorted(taken)
-    middle = len(ordered) // 2
-    median = ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return Timing(median, ordered[0], ordered[-1], len(ordered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +213,7 @@ class Forecast:
     def line(self) -> Line:
         """Seconds of the whole step against the load."""
         noise = max(item.total.deviation / item.total.repeats**0.5 for item in self.tried)
-        return fit_line(self.loads, [item.total.median for item in self.tried], noise=noise)
+        return fit_line(self.loads, [item.total.typical for item in self.tried], noise=noise)
 
     def at(self, rows: int) -> float:
         """Seconds of a step of the same table with so many rows."""
@@ -198,8 +226,8 @@ class Forecast:
     def part(self, name: str) -> float:
         """Seconds of one part of the step at the full size: forward, backward or optimizer."""
         if self.measured is not None:
-            return float(getattr(self.measured, name).median)
-        values = [getattr(item, name).median for item in self.tried]
+            return float(getattr(self.measured, name).typical)
+        values = [getattr(item, name).typical for item in self.tried]
         if len(values) < 2:
             return float(values[0])
         return fit_line(self.loads, values).at(self.trial.load(self.rows))
@@ -209,8 +237,9 @@ def sizes_to_try(rows: int, row_bytes: int, copies: float, *, sparse: bool = Fal
     """Choose three smaller sizes for T = a + bV: as near to V as memory and time allow.
 
     Near, because a CPU table changes its price where it outgrows the cache and where the allocator starts to map fresh
-    pages (32 MiB): a line through sizes on the other side of that step predicts nothing. With sparse gradients no
-    temporary is as large as the table, and the rows of a batch grow so slowly with V that only far sizes tell a slope.
+    pages (32 MiB): a line through sizes on the other side of that step predicts nothing. With sparse gradients the rows
+    in use miss the caches and the address translation the more often the farther they lie apart, and the others cost
+    nothing: the largest size is as near to V as the memory allows.
 
     Args:
         rows: V.
@@ -221,12 +250,17 @@ def sizes_to_try(rows: int, row_bytes: int, copies: float, *, sparse: bool = Fal
     Returns:
         Increasing numbers of rows, all below V; fewer than three where V is tiny.
     """
-    top = min(0.85 * rows, TRY_BYTES / row_bytes, HOLD_BYTES / copies / row_bytes)
-    low = 0.5 * top
+    top = min(0.85 * rows, HOLD_BYTES / copies / row_bytes)
     if sparse:
-        low = 0.1 * top
-    elif rows * row_bytes > FRESH_BYTES:  # stay on the same side of the allocator's step where there is room
+        return _between(0.3 * top, top)
+    top = min(top, TRY_BYTES / row_bytes)
+    low = 0.5 * top
+    if rows * row_bytes > FRESH_BYTES:  # stay on the same side of the allocator's step where there is room
         low = min(max(low, FRESH_BYTES / row_bytes), 0.9 * top)
+    return _between(low, top)
+
+
+def _between(low: float, top: float) -> tuple[int, ...]:
     return tuple(sorted({max(int(low + share * (top - low)), 1) for share in (0.0, 0.5, 1.0)}))
 
 
@@ -249,12 +283,9 @@ def forecast(  # noqa: PLR0913 - budgets, by name
     row_bytes = trial.dim * trial.dtype.itemsize
     sizes = sizes_to_try(rows, row_bytes, copies, sparse=trial.sparse)
     begun = time.perf_counter()
-    tried: list[StepTiming] = []
-    for size in sizes:
-        tried.append(time_table(trial, size, repeats=repeats, seconds=seconds / (len(sizes) + full)))
-        if len(tried) > 1 and time.perf_counter() - begun > seconds:
-            break
-    found = Forecast(trial, rows, tuple(trial.load(item.rows) for item in tried), tuple(tried))
+    share = seconds * len(sizes) / (len(sizes) + full)
+    tried = tuple(time_sizes(trial, sizes, repeats=repeats, seconds=share))
+    found = Forecast(trial, rows, tuple(trial.load(item.rows) for item in tried), tried)
     left = seconds - (time.perf_counter() - begun)
     fits = full and rows * row_bytes * copies <= HOLD_BYTES and 4 * found.seconds < max(left, 0.3 * seconds)
     if not fits:

@@ -170,7 +170,7 @@ def _verdict(
         f"measured at {spec.rows:,} rows"
         if result.table.forecast.measured
         else "extrapolated from "
-        + ", ".join(f"{item.rows:,} rows ({duration(item.total.median)})" for item in result.table.forecast.tried)
+        + ", ".join(f"{item.rows:,} rows ({duration(item.total.typical)})" for item in result.table.forecast.tried)
     )
     moved = ledger(spec, check.around).moved
     words = f"{size(moved)} and {result.taken} per step, {percent(result.share)} of a step"

@@ -35,7 +35,7 @@ class TableTiming:
     def seconds(self) -> float:
         """The step of the table: measured at its size, or extrapolated."""
         measured = self.forecast.measured
-        return measured.total.median if measured else self.forecast.seconds
+        return measured.total.typical if measured else self.forecast.seconds
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -94,7 +94,7 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
             other = _trial(cure.spec, cure, makers(cure), device=device, clip=clip, seed=seed)
             forecast = lab.forecast(other, cure.spec.rows, copies=copies(cure), seconds=share, full=True)
         measured = forecast.measured
-        value = measured.total.median if measured else forecast.seconds
+        value = measured.total.typical if measured else forecast.seconds
         bounds = (measured.total.low, measured.total.high) if measured else forecast.interval
         done.append(replace(cure, clock=value, measured=measured is not None, interval=bounds))
     return TableTiming(now, order(done))
@@ -221,7 +221,7 @@ def time_whole(
     batch = Batch(inputs, _targets(view.batch.targets, rows))
     timing = time_model(model, batch, subject.training, routing.optimizers, clip=clip, seconds=seconds)
     del model, routing
-    total, low, high = timing.total.median, timing.total.low, timing.total.high
+    total, low, high = timing.total.typical, timing.total.low, timing.total.high
     if rows:
         grown = sum(
             tables_seconds.get(spec.name, 0.0) * (1 - rows[spec.rows] / spec.rows)
