@@ -68,7 +68,7 @@ ERRORS = [
     ("empty.npy", 4, "is empty"),
     ("header.csv", 4, "no rows"),
     ("text.csv", 3, "line 3"),
-    ("names.csv", 3, "no column of numbers"),
+    ("names.csv", 3, "no classes"),
     ("cut.npy", 3, "holds"),
     ("cut.npz", 3, "damaged"),
     ("objects.npy", 3, "Python objects"),

@@ -293,10 +293,8 @@ def test_a_curve_over_hard_labels(name):
 def test_healthy_noisy_curves_stay_silent(seed):
     rng = np.random.RandomState(seed)
     end, scale, noise = FLOOR + rng.uniform(0.1, 0.5), rng.uniform(30, 150), rng.uniform(0.0, 0.15)
-    assert (
-        codes(judged(decay(TOP * rng.uniform(0.98, 1.2), end, scale, noise, points=rng.randint(15, 600), seed=seed)))
-        == []
-    )
+    start = TOP * (rng.uniform(0.98, 1.2) if seed % 2 else rng.uniform(1.2, 8.0))  # untrained, or badly initialised
+    assert codes(judged(decay(start, end, scale, noise, points=rng.randint(15, 600), seed=seed))) == []
 
 
 def test_a_bfloat16_log_hides_the_rest():

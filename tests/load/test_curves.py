@@ -42,6 +42,27 @@ def test_the_columns_of_other_loggers(tmp_path, text):
     assert curve.steps.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("text", "steps"),
+    [
+        ("iter 0: loss 2.31, time 5.2ms\niter 10: loss 2.1, time 5.0ms\n", [0, 10]),
+        ("step 0: train loss 2.31, val loss 3.5\nstep 250: train loss 2.1, val loss 3.1\n", [0, 250]),
+        ("Train Epoch: 1 [0/60000 (0%)]\tLoss: 2.31\nTrain Epoch: 1 [640/60000 (1%)]\tLoss: 2.1\n", [1, 2]),
+        ("{'loss': 2.31, 'epoch': 0.1}\nsaving …\n{'loss': 2.1, 'epoch': 0.2}\n", [1, 3]),
+    ],
+)
+def test_what_a_script_printed(tmp_path, text, steps):
+    curve = load_curve(write(tmp_path, "train.log", text))
+    assert curve.values.tolist() == [2.31, 2.1]
+    assert curve.steps.tolist() == steps
+    assert curve.rounding == pytest.approx(0.005)
+
+
+def test_a_printed_nan_names_its_line(tmp_path):
+    with pytest.raises(NndiagError, match="nan at line 2"):
+        load_curve(write(tmp_path, "train.log", "epoch 1 loss 2.3\nepoch 2 loss nan\nepoch 3 loss nan\n"))
+
+
 def test_two_runs_in_one_export_are_asked_about(tmp_path):
     text = '"Step","a - train/loss","b - train/loss"\n0,2,1\n1,3,1\n'
     with pytest.raises(UsageError, match="which column"):

@@ -1,7 +1,8 @@
-"""Loss curves from the logs that trainers write: CSV, JSON lines, trainer_state.json, TensorBoard events."""
+"""Loss curves from the logs that trainers write: CSV, JSON lines, trainer_state.json, TensorBoard events, prints."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from nndiag.load.arrays import open_arrays, pick
 from nndiag.load.csvfile import digits, is_missing, sniff_csv, split
 from nndiag.load.door import STDIN, Opened, inspect, missing_column, require, shown, split_column, text_lines
 from nndiag.load.jsonfile import read_document, records
+from nndiag.load.printed import printed_losses
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +74,9 @@ def load_curve(spec: str) -> Curve:
         return _from_events(path, column)
     if opened.kind in ("npy", "npz", "safetensors"):
         return _from_array(opened, column)
-    if opened.kind == "json":
+    if printed := printed_losses(opened):
+        names, cells = _from_print(printed, column, opened.shown)
+    elif opened.kind == "json":
         names, cells = _from_json(opened, column)
     elif opened.kind == "text":
         names, cells = _from_csv(opened, column)
@@ -164,6 +168,21 @@ def _from_csv(opened: Opened, column: str | None) -> tuple[tuple[str, str], Iter
             yield _cell(number, x, row[at], f"line {number} of {opened.shown}, column '{shown(name)}'")
 
     return (name if layout.named else "", step or "row"), cells()
+
+
+def _from_print(
+    printed: dict[str, list[tuple[int, str, str]]], column: str | None, place: str
+) -> tuple[tuple[str, str], Iterator[_Cell]]:
+    """What a script printed; its steps where they rise from line to line."""
+    name = _choose(column, list(printed), place)
+    rows = printed[name]
+    steps = [int(step) for _, step, _ in rows if step]
+    rising = len(steps) == len(rows) and all(a < b for a, b in itertools.pairwise(steps))
+    cells = (
+        _cell(line, step if rising else "", value, f"line {line} of {place}, '{shown(name)}'")
+        for line, step, value in rows
+    )
+    return (name, "step" if rising else "line"), cells
 
 
 def _cell(number: int, step: Any, value: Any, place: str) -> _Cell:

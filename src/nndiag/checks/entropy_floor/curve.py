@@ -24,6 +24,7 @@ FEWEST_POINTS = 10  # for saying that a curve has come to rest
 SHOWN_POINTS = 400
 ABOVE_STRUCTURE = 0.02  # of the way from the double-softmax floor to ln C: not every sample is right
 ABOVE_RARER = 0.007  # likewise for the other bounds, which are rarer and whose levels are ordinary losses
+QUIET = 0.012  # likewise: how far the values of a tail at one of these lie apart at most
 SHARP = 0.01  # a tail less sure than this share of the way names nothing
 
 
@@ -160,7 +161,7 @@ def _plateaus(
     if learnable:
         yield Judged("ENT005")
         off = abs(tail.mean - levels.prior)
-        if tail.flat(0.01 * removable) and off <= max(0.01 * removable, min(3.0 * tail.se, 0.03 * removable)):
+        if tail.flat(0.01 * removable) and off <= max(0.01 * removable, min(2.0 * tail.se, 0.03 * removable)):
             candidates.append((off, "ENT005", ""))
     else:
         yield Skip("ENT005", "prior and floor are (almost) equal" if labelled else "the class prior needs labels")
@@ -192,6 +193,8 @@ def _structural(at: Standing, levels: Levels, structures: Mapping[str, Bound]) -
             continue
         if bound.each and tail.least < bound.level - max(0.003 * room, at.rounding, 2.0 * coarse):
             continue  # no batch falls below a bound that every sample has: this tail does
+        if kind not in (DOUBLE_SOFTMAX, SIGMOID) and tail.spread > QUIET * room:
+            continue  # where every sample is at its bound, batches hardly differ
         if -low <= tail.mean - bound.level <= high:
             near.append((abs(tail.mean - bound.level), "ENT006", kind))
     return near

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 START = 0.05  # a start within this of ln C is that of an untrained model
 ENOUGH = 0.05  # nats: a floor below this tells nothing about units
-FEWEST_CLASSES = 20  # below it, a start at C is nothing special
+FEWEST_CLASSES = 50  # below it, a start at C may be that of a bad initialisation
+NOISE = 0.02  # of a level: a tail less sure than this matches none
+SHARP = 0.003  # of a level: a match that is no chance
+FEWEST_SUMMED = 16  # a start at fewer times ln C may be that of a bad initialisation too
 WORSE = 1.1  # times ln C: a curve that ends above it was never better than equal probabilities
 FALLEN = 1.5  # times: a curve that fell by less may be one that never learnt
 # over which sums of losses run: batch sizes and lengths as people choose them
-SIZES = (4, 8, 10, 16, 20, 24, 32, 48, 50, 64, 96, 100, 128, 200, 256, 384, 500, *(512 << i for i in range(12)))
+SIZES = (2, 3, 4, 8, 10, 16, 20, 24, 32, 48, 50, 64, 96, 100, 128, 200, 256, 384, 500, *(512 << i for i in range(12)))
 MEAN = 'average over samples and tokens as the floor does: reduction="mean"'
 
 
@@ -62,7 +65,7 @@ def _perplexity(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
         return None
     begins = abs(math.log(start) - math.log(classes)) <= START * math.log(classes)
     ends = abs(math.log(tail.mean) - floor) <= 0.02 * max(floor, 1.0) and tail.flat(0.01)
-    if not begins or not (ends or classes >= FEWEST_CLASSES or tail.mean > WORSE * levels.uniform):
+    if not begins or not (ends or classes >= FEWEST_CLASSES or _above(start, tail, levels.uniform)):
         return None
     return Mismatch(
         "perplexity, exp(loss)",
@@ -72,15 +75,25 @@ def _perplexity(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
     )
 
 
+def _above(start: float, tail: Tail, uniform: float) -> bool:
+    """Whether the curve has fallen and come to rest, and yet lies above ln C from end to end."""
+    return min(tail.least, tail.mean) >= WORSE * uniform and start >= FALLEN * tail.mean and tail.flat(0.02 * start)
+
+
+def _nearest(times: float, rows: int) -> int:
+    """The usual size, or the number of rows, that is nearest to so many times."""
+    return min((size for size in (rows, *SIZES) if size > 1), key=lambda size: abs(math.log(times / size)))
+
+
 def _never_better(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
     """A curve that has learnt and come to rest, and yet lies above ln C from end to end: no mean over samples does."""
     uniform = levels.uniform
-    if min(tail.least, tail.mean) < WORSE * uniform or start < FALLEN * tail.mean or not tail.flat(0.02 * start):
+    if not _above(start, tail, uniform):
         return None
     begin = start / uniform
-    sizes = [levels.rows, *SIZES]
-    nearest = min((size for size in sizes if size > 1), key=lambda size: abs(math.log(begin / size)))
-    if abs(begin / nearest - 1.0) <= START and tail.mean / nearest >= levels.floor * (1.0 - START):
+    nearest = _nearest(begin, levels.rows)
+    usual = nearest >= FEWEST_SUMMED and abs(begin / nearest - 1.0) <= START
+    if usual and tail.mean / nearest >= levels.floor * (1.0 - START):
         over = "all samples" if nearest == levels.rows else f"about {nearest} samples or tokens"
         return Mismatch(
             f"a sum over {over}", MEAN, float(nearest),
@@ -98,33 +111,35 @@ def _never_better(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
 def _factor(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch | None:
     """A constant factor between the curve and nats per sample, seen at both ends or in one known ratio."""
     begin = start / levels.uniform
-    noise = max(3.0 * tail.se / tail.mean, 0.01)
+    noise = min(max(3.0 * tail.se / tail.mean, 0.01), NOISE)
     for known, words, fix in _known(levels.classes, tokens):
         starts = abs(begin / known - 1.0) <= START
-        ends = any(
-            level > ENOUGH and abs(tail.mean / (known * level) - 1.0) <= noise for level in (levels.floor, levels.prior)
-        )
+        ends = _ends(tail, known, levels, noise)
         if starts and (ends or (known == tokens and tokens >= 4)):
             proof = f"it starts at {num(begin, 4)} times ln C" + (" and ends at as many times a level" if ends else "")
             return Mismatch(words, fix, known, proof)
         # a log may begin late: then the end must be sharper, and its start must not contradict
-        late = levels.floor > 2 * ENOUGH and abs(tail.mean / (known * levels.floor) - 1.0) <= 0.003
+        late = levels.floor > 2 * ENOUGH and abs(tail.mean / (known * levels.floor) - 1.0) <= SHARP
         if known == 1.0 / LN2 and late and begin < known * (1 + START) and tail.flat(0.01 * levels.span):
             return Mismatch(words, fix, known, f"it rests at {num(tail.mean / levels.floor, 5)} times the floor")
-    if levels.floor > ENOUGH:
+    if levels.floor > ENOUGH and tail.flat(0.01 * tail.mean):
         end = tail.mean / levels.floor
-        same = abs(begin / end - 1.0) <= max(START, noise)
-        if same and (end >= 1.9 or end <= 0.55):
-            words = (
-                f"a sum: {num(end, 3)} times the loss per sample"
-                if end > 1
-                else f"{num(end, 3)} times the loss per sample"
-            )
+        size = _nearest(end, levels.rows)
+        if abs(begin / end - 1.0) <= START and abs(end / size - 1.0) <= noise:
             return Mismatch(
-                words, MEAN, end,
+                f"a sum: {num(end, 3)} times the loss per sample", MEAN, end,
                 f"it starts at {num(begin, 3)} times ln C and ends at {num(end, 3)} times the floor",
             )  # fmt: skip
     return None
+
+
+def _ends(tail: Tail, known: float, levels: Levels, noise: float) -> bool:
+    """Whether the tail lies at a level in the other unit; at the prior only where it rests, so that a start is none."""
+    floor, prior = levels.floor, levels.prior
+    if floor > ENOUGH and abs(tail.mean / (known * floor) - 1.0) <= noise:
+        return True
+    near = SHARP if prior > (1.0 - 2 * START) * levels.uniform else noise
+    return prior > ENOUGH and abs(tail.mean / (known * prior) - 1.0) <= near and tail.flat(0.005 * tail.mean)
 
 
 def _known(classes: int, tokens: int) -> list[tuple[float, str, str]]:
