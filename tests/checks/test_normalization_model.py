@@ -33,7 +33,8 @@ def begins_with(layer):
 def test_raw_pixels_at_a_learning_rate_for_unit_inputs(model):
     report = look(RAW, Y, model=model, optimizer="sgd", lr=0.1)
     assert {"NRM101", "NRM201"} <= codes(report, "error")
-    assert {"NRM001", "NRM105"} <= codes(report, "warning")
+    assert {"NRM001", "NRM105"} <= codes(report, "note")  # one cause, one headline
+    assert "NRM001 names the cause" in the(report, "NRM201").means
     ceiling = number(report, "learning_rate_ceiling")
     assert ceiling < 0.01
     assert f"{ceiling:.2g}" in report.answers[0]

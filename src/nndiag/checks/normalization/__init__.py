@@ -11,6 +11,7 @@ from nndiag.checks.normalization.checkpoint import examine_weights
 from nndiag.checks.normalization.cure import brief_cure, cure_for
 from nndiag.checks.normalization.experiment import examine_training
 from nndiag.checks.normalization.fed import examine_fed
+from nndiag.checks.normalization.initial import UNCURED
 from nndiag.checks.normalization.inside import examine_inside
 from nndiag.checks.normalization.precision import examine_precision, overflowing_forward
 from nndiag.checks.normalization.serving import PAIR_CODES, examine_pair
@@ -59,7 +60,7 @@ class CheckNormalization:
         told = Told(subject, (view.profile, *((seen_by_first(bench, view).profile,) if bench is not None else ())))
         yield from told.through(self._all(subject, seen, view, bench, ids))
         if bench is not None:
-            yield from told.through(self._with_model(bench, seen, view, told.codes))
+            yield from told.through(self._with_model(bench, seen, view, told.alarms))
         yield from told.held_back()
         yield from input_numbers(seen, view, ids)
         yield Answer(answer(seen, told.findings, told.numbers, ids))
@@ -86,13 +87,13 @@ class CheckNormalization:
         if subject.weights is not None:
             yield from examine_weights(subject, view, subject.weights)
 
-    def _with_model(self, bench: Bench, seen: Seen, view: View, alarmed: set[str]) -> Iterator[Observation]:
+    def _with_model(self, bench: Bench, seen: Seen, view: View, alarms: dict[str, Finding]) -> Iterator[Observation]:
         """What needs the model."""
         first = bench.first
         if first is not None and first.normaliser:
             yield Fact("begins_with", first.normaliser, f"begins with {first.normaliser}: scale-free in training")
         yield Step("measuring the start")
-        if "NRM005" in alarmed:
+        if "NRM005" in alarms:
             yield from (Skip(code, "the inputs are not finite") for code in MODEL_CODES)
             return
         run = bench.subject.run
@@ -100,8 +101,8 @@ class CheckNormalization:
         if run.wants("NRM102", "NRM103", "NRM104"):
             yield from examine_batchnorm(bench, seen, view)
         if run.wants("NRM101", "NRM105"):
-            yield from examine_fed(bench, view, sane=not alarmed & set(SCALE_CODES))
-        yield from examine_training(bench, seen, view, alarmed, bench.subject.training.steps or self.steps)
+            yield from examine_fed(bench, view, sane=not alarms.keys() & set(SCALE_CODES))
+        yield from examine_training(bench, seen, view, alarms, bench.subject.training.steps or self.steps)
 
     def _serving(self, subject: Subject, seen: Seen, view: View, ids: str) -> Iterator[Observation]:
         if subject.serve is None:
@@ -136,14 +137,14 @@ class Told:
         self._harmless = False
 
     @property
-    def codes(self) -> set[str]:
-        """The codes found so far, those that wait included."""
-        return {item.rule.code for item in (*self.findings, *self._waiting)}
+    def alarms(self) -> dict[str, Finding]:
+        """The findings so far by their code, those that wait included."""
+        return {item.rule.code: item for item in (*self.findings, *self._waiting)}
 
     def through(self, observations: Iterator[Observation]) -> Iterator[Observation]:
         """Pass on all but the findings that wait."""
         for item in observations:
-            if isinstance(item, Finding) and item.rule.code in SCALE_CODES:
+            if isinstance(item, Finding) and item.rule.code in (*SCALE_CODES, "NRM105"):
                 self._waiting.append(item)
                 continue
             if isinstance(item, Finding):
@@ -169,17 +170,30 @@ class Told:
         return item
 
     def held_back(self) -> Iterator[Finding]:
-        """Yield what waited; as a note where a short training was no worse for it."""
+        """Yield what waited; as a note where a short training was no worse for it, or has a finding of its own.
+
+        One cause has one headline: where NRM201 measured what the scale does to training, the rules that only saw the
+        scale, or the loss that it starts with, stand below it. NRM003 names a place and keeps its own voice.
+        """
         inside = any(item.rule.code == "NRM008" and "already" in item.message for item in self.findings)
+        headline = next(
+            (item for item in self.findings if item.rule.code == "NRM201" and item.severity > Severity.NOTE), None
+        )
         for item in self._waiting:
-            if inside and item.rule.code in SCALE_CODES:
+            scale = item.rule.code in SCALE_CODES
+            if inside and scale:
                 continue  # what the first layer reads is small or off because it is prepared twice
             said = self._once(item)
-            if self._harmless:
-                means = f"{item.means}; a short training of this model was no worse for it"
-                said = replace(said, severity=Severity.NOTE, means=means)
+            if self._harmless and scale:
+                said = _noted(said, "a short training of this model was no worse for it")
+            elif headline is not None and item.rule.code != "NRM003" and UNCURED not in item.message:
+                said = _noted(said, "what that does to training is measured under NRM201")
             self.findings.append(said)
             yield said
+
+
+def _noted(item: Finding, why: str) -> Finding:
+    return replace(item, severity=Severity.NOTE, means=f"{item.means}; {why}")
 
 
 def _axis(bench: Bench | None, given: int | None) -> int | None:

@@ -10,16 +10,16 @@ from nndiag.checks.normalization.cure import cure_for
 from nndiag.checks.normalization.exchange import examine_exchange
 from nndiag.checks.normalization.fed import rate_of
 from nndiag.checks.normalization.initial import loaded
-from nndiag.checks.normalization.trial import Trial, changed, trial
+from nndiag.checks.normalization.trial import Trial, changed, even, ratio_interval, trial
 from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Series, Severity, Skip, Step
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from nndiag.checks.normalization.bench import Bench
     from nndiag.checks.normalization.view import View
-    from nndiag.core.findings import Observation
+    from nndiag.core.findings import Finding, Observation
     from nndiag.lab.scale import Seen
 
 GRID = (0.1, 1.0, 10.0)  # times the user's learning rate
@@ -29,7 +29,9 @@ WORTH = 0.05  # of the prior loss: differences below are nothing
 CAUSES = frozenset({"NRM001", "NRM002", "NRM003", "NRM011"})
 
 
-def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], steps: int) -> Iterator[Observation]:
+def examine_training(
+    bench: Bench, seen: Seen, view: View, alarms: Mapping[str, Finding], steps: int
+) -> Iterator[Observation]:
     """NRM201, and what happens when one scale is trained and the other served."""
     why = _why_not(bench, seen)
     if why:
@@ -42,14 +44,13 @@ def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], st
             "NRM201", "no optimizer could be made" if rate is None else "the prior loss of these targets is not known"
         )
         return
-    if not alarmed & CAUSES and _standard_already(view):
+    if not alarms.keys() & CAUSES and _standard_already(view):
         yield Judged("NRM201")
         yield Fact("normalising", "no difference", "the inputs are standardised already")
         return
     yield Step("training on raw and on standardised inputs")
-    aims = _target_scale(bench, seen) if "NRM011" in alarmed else None
+    aims = _target_scale(bench, seen) if "NRM011" in alarms else None
     scaled = standardiser(view.profile)
-    raw_batches = bench.batches
     std_batches = tuple(changed(batch, scaled, aims) for batch in bench.batches)
     std_prior = 1.0 if aims is not None else prior
     given = rate.given
@@ -59,8 +60,12 @@ def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], st
         if left < 3 or (number and left < 0.25 * bench.subject.run.max_seconds):
             break
         budget = left / 3
-        raw.append(trial(bench, raw_batches, lr=rate.lr * factor, steps=steps, prior=prior, seconds=budget))
-        std.append(trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget))
+        pair = even(
+            trial(bench, bench.batches, lr=rate.lr * factor, steps=steps, prior=prior, seconds=budget),
+            trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget),
+        )
+        raw.append(pair[0])
+        std.append(pair[1])
     if not raw:
         yield Skip("NRM201", "the time budget did not allow it")
         yield found(
@@ -71,8 +76,15 @@ def examine_training(bench: Bench, seen: Seen, view: View, alarmed: set[str], st
         )
         return
     yield Judged("NRM201")
+    if len(raw) < len(GRID):
+        yield found(
+            "NND902",
+            f"the time budget of {bench.subject.run.max_seconds:g} s allowed {len(raw)} of {len(GRID)} learning rates",
+            means="NRM201 compares fewer rates than it would: each input's best one may not be among them",
+            fix="raise --max-seconds",
+        )
     yield from _curves(raw[0], std[0], prior, std_prior)
-    yield from _verdict(bench, view, raw, std, alarmed, given=given)
+    yield from _verdict(bench, view, raw, std, alarms, given=given)
     yield from examine_exchange(bench, view, rate.lr, steps)
 
 
@@ -147,7 +159,7 @@ def _curves(raw: Trial, std: Trial, prior: float, std_prior: float) -> Iterator[
 
 
 def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
-    bench: Bench, view: View, raw: list[Trial], std: list[Trial], alarmed: set[str], *, given: bool
+    bench: Bench, view: View, raw: list[Trial], std: list[Trial], alarms: Mapping[str, Finding], *, given: bool
 ) -> Iterator[Observation]:
     """NRM201, as loud as the difference is large."""
     own, other = raw[0], std[0]
@@ -158,7 +170,8 @@ def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
     if level is None:
         yield Fact("normalising", "no difference", "normalising changes nothing measurable for this model")
         return
-    level = level if alarmed & CAUSES else Severity.NOTE
+    causes = [alarms[code] for code in sorted(alarms.keys() & CAUSES)]
+    level = level if causes else Severity.NOTE
     slow, fast = pair
     words = "diverge" if slow.curve.diverged else f"reach {slow.reached:.3g} of the prior loss"
     rates = f"at lr {slow.lr:g}" if slow.lr == fast.lr else f"at their best lr {slow.lr:g}"
@@ -171,14 +184,17 @@ def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
         evidence=Evidence(
             slow.reached / max(fast.reached, 1e-12) if math.isfinite(slow.reached) else math.inf,
             "times the loss",
+            ratio_interval(slow, fast),
             threshold=NOTED,
             n={"steps": slow.curve.steps, "samples": bench.rows, "learning rates": len(raw)},
             seed=bench.subject.run.seed,
             detail=f"at lr {own.lr:g}: raw {own.reached:.3g}, standardised {other.reached:.3g}; each at its best: raw "
             f"{best.reached:.3g} (lr {best.lr:g}), standardised {best_other.reached:.3g} (lr {best_other.lr:g})",
         ),
+        where=causes[0].where if causes else None,
         means="same start, optimizer and order of batches: standardising the inputs alone makes the difference"
-        + ("; targets were standardised with them" if "NRM011" in alarmed else ""),
+        + ("; targets were standardised with them" if "NRM011" in alarms else "")
+        + "".join(f"; {cause.rule.code} names the cause: {cause.message}" for cause in causes[:1]),
         fix=cure_for(view.profile),
         severity=level,
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Observation
     from nndiag.lab.firstlayer import Start
 
+UNCURED = "standardising the inputs does not cure it"
 EXCESS = 1.0  # nats above ln C
 PARTS, FEW = 6, 4  # parts of the batch that tell how sure its loss is, rows in each at least
 
@@ -76,11 +77,7 @@ def examine_start(bench: Bench, view: View, raw: Start, scaled: Start | None) ->
     yield Measurement("loss_predicted_from_spread", predicted, "nats")
     if calm.loss <= limit:
         return
-    cause = (
-        f"with standardised inputs it is {scaled.loss:.4g}"
-        if helped and scaled is not None
-        else "standardising the inputs does not cure it"
-    )
+    cause = f"with standardised inputs it is {scaled.loss:.4g}" if helped and scaled is not None else UNCURED
     yield found(
         "NRM105",
         f"the loss starts at {calm.loss:.4g} where {bench.classes} equally likely classes give ln {bench.classes} = "

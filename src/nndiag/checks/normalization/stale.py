@@ -25,6 +25,7 @@ STALE_FOR_SURE = 0.05  # where the start (0, 1) is known to be left in them
 LEFT = 0.05  # weight of the start that is too much
 SMALL = 4  # rows in a batch
 FEW_VALUES = 16  # per channel in a batch
+SHOWN = 32  # channels in a figure
 CODES = ("NRM102", "NRM104")
 
 
@@ -110,6 +111,28 @@ def _table(known: list[Remembered]) -> Iterator[Observation]:
             threshold=None if label == "shift" else STALE,
             labels=tuple(one.name for one in known),
         )
+    yield from _channels(max(known, key=lambda one: float(_score(one.kl))))
+
+
+def _channels(worst: Remembered) -> Iterator[Series]:
+    """What one layer remembers beside what it is fed, channel by channel."""
+    sides = (
+        ("mean", (("running", worst.running_mean), ("exact", worst.mean))),
+        ("sd", (("running", worst.running_var.sqrt()), ("exact", worst.var.sqrt()))),
+    )
+    for what, pair in sides:
+        for side, values in pair:
+            shown = tuple(values[:SHOWN].tolist())
+            yield Series(
+                f"{side} {what}",
+                tuple(range(len(shown))),
+                shown,
+                "",
+                x_unit="channel",
+                group=f"{what} per channel of '{worst.name}'",
+                kind="bar",
+                labels=tuple(map(str, range(len(shown)))),
+            )
 
 
 def _stale(bench: Bench, known: list[Remembered]) -> Iterator[Observation]:
