@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 QUIET = 1e-13  # share of the strongest gradient below which a unit has not been pulled at all
 ROUNDINGS = 64  # units of rounding by which kernels treat equal units differently within a few steps
 STILL = 1e-8  # share of a unit's norm below which it has not moved yet
+IDLE = 1e-11  # share of the strongest gradient below which a bias is without effect: rounding is all it gets
 NEAR_LIMIT = 30_000_000  # entries: larger layers are compared exactly only
 
 
@@ -52,13 +53,21 @@ class Twins:
         return ", ".join(parts) + (f" and {more} more groups" if more > 0 else "")
 
 
-def twins_of(view: UnitView, tensors: Mapping[str, Tensor], tolerance: float) -> Twins | None:
+def twins_of(
+    view: UnitView, tensors: Mapping[str, Tensor], tolerance: float, trial: Trial | None = None
+) -> Twins | None:
     """Return the groups of units with equal incoming rows and biases, or None.
 
     Equal within the tolerance: units that have trained together differ in their last bits, because kernels treat the
-    tail of a matrix differently.
+    tail of a matrix differently. Biases that a trial shows to be without effect (in front of batch norm) tell nothing
+    apart.
     """
     rows = view.rows(tensors, bias=True)
+    if trial is not None and view.read_bias is not None and all(name in trial.pull for name in view.biases):
+        width = rows.shape[1] - view.rows(tensors).shape[1]
+        pull = view.read_bias(trial.pull).detach().abs().double().cpu().numpy()
+        idle = pull.max(axis=1, initial=0.0) <= IDLE * sum(trial.level(step) for step in range(trial.steps))
+        rows[np.ix_(idle & pulled_units(view, trial), range(rows.shape[1] - width, rows.shape[1]))] = 0.0
     exact = rows.size > NEAR_LIMIT or tolerance == 0
     found = identical(rows, view.class_array) if exact else near(rows, tolerance, classes=view.class_array)
     groups = tuple(found.groups)

@@ -103,7 +103,9 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
     for mirror in (item for item in pairs if item is not None):
         locked = still_mirrored(mirror, trial, tolerance)
         (result.mirrors if locked else result.loosened).append(locked or mirror)
-    groups = [found for view in views if _learns(view, trial) and (found := twins_of(view, bench.start, tolerance))]
+    groups = [
+        found for view in views if _learns(view, trial) and (found := twins_of(view, bench.start, tolerance, trial))
+    ]
     rest = {id(item): still_together(item, trial, tolerance) for item in groups}
     try:
         if any(rest.values()) and bench.objective is not None:

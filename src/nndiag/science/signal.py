@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import special
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -124,6 +123,8 @@ def relu_dead_share(mean_over_sd: float, samples: int) -> float:
     """
     if mean_over_sd == 0:
         return 0.5**samples
+    from scipy import special  # late: it takes a fifth of a second
+
     grid = np.linspace(-8, 8, 4001)
     quiet = special.log_ndtr(-mean_over_sd * grid) * samples
     weight = np.exp(-0.5 * np.square(grid))
@@ -134,6 +135,8 @@ def share_interval(count: int, total: int, confidence: float = 0.95) -> tuple[fl
     """Clopper-Pearson interval of a share (exact, so right for 0 of n too)."""
     if total == 0:
         return (0.0, 1.0)
+    from scipy import special  # late, likewise
+
     tail = (1 - confidence) / 2
     low = float(special.betaincinv(count, total - count + 1, tail)) if count else 0.0
     high = float(special.betaincinv(count + 1, total - count, 1 - tail)) if count < total else 1.0

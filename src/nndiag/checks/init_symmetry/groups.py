@@ -216,6 +216,7 @@ def _numbers(verdicts: list[Verdict]) -> Iterator[Observation]:
     for item in verdicts:
         label = item.view.label
         yield Measurement("effective_width_start", item.twins.width, "units", label)
-        yield Measurement("effective_width_steps", item.width_after, "units", label)
+        if item.kind != "no gradient":  # nothing has moved them: the dead path is the finding
+            yield Measurement("effective_width_steps", item.width_after, "units", label)
         if item.healed is not None:
             yield Measurement("effective_width_fixed", item.healed, "units", label)

@@ -166,7 +166,7 @@ def _answer(scene: Scene) -> str:
     parts.extend(words[code] for code in dict.fromkeys(item.rule.code for item in scene.findings) if code in words)
     if parts:
         lead = "Trapped: " if stuck or other or dead or judgement.mirrors else "Nothing is trapped, but: "
-        return lead + "; ".join(parts) + "."
+        return lead + "; ".join(parts) + (_reached(scene) if dead else "") + "."
     if broken:
         by = ", ".join(sorted({item.kind for item in broken}))
         return (
