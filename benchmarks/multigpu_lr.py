@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nndiag.checks.multigpu_lr.equivalence import compare
+from nndiag.checks.multigpu_lr.comparison import compare
 from nndiag.checks.multigpu_lr.layout import layout
 from nndiag.checks.multigpu_lr.measured import Setting
 from nndiag.checks.multigpu_lr.plan import Plan

@@ -6,6 +6,7 @@ Names of axes: P coordinates of the gradient (all trainable parameters, or a ske
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,8 @@ class Sums:
     uniform: bool  # whether all weights are equal
 
 
-def flat_gradient(model: nn.Module, sketch: int = SKETCH) -> Tensor:
-    """Return all gradients in one float64 vector; a long one is sketched.
+def flat_gradient(model: nn.Module, sketch: int = SKETCH, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return all gradients in one vector; a long one is sketched, in float64.
 
     The sketch adds coordinates with fixed random signs into `sketch` buckets (Charikar et al. 2002). It is linear, so
     sums and factors hold exactly, and inner products hold without bias.
@@ -57,7 +58,7 @@ def flat_gradient(model: nn.Module, sketch: int = SKETCH) -> Tensor:
         raise NndiagError("the model has no trainable parameter", hint="there is no gradient to compare")
     total = sum(piece.numel() for piece in pieces)
     if total <= sketch:
-        return torch.cat([piece.double().cpu() for piece in pieces])
+        return torch.cat([piece.to(dtype).cpu() for piece in pieces])
     bins = torch.zeros(sketch, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     at = 0
@@ -81,11 +82,19 @@ def _dense(grad: Tensor) -> Tensor:
     return grad.to_dense() if grad.is_sparse else grad
 
 
-def gradient_of(model: nn.Module, batch: Batch, objective: Objective, *, seed: int = 0, sketch: int = SKETCH) -> Tensor:
+def gradient_of(  # noqa: PLR0913 - a measurement has these parts
+    model: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    *,
+    seed: int = 0,
+    sketch: int = SKETCH,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
     """Return the gradient of the loss on one batch, in the model's present mode.
 
     Returns:
-        (P,) float64
+        (P,) of `dtype`
 
     Raises:
         NndiagError: The loss depends on no parameter, or is not finite.
@@ -106,7 +115,7 @@ def gradient_of(model: nn.Module, batch: Batch, objective: Objective, *, seed: i
             raise NndiagError(
                 f"the backward pass failed: {said[:160]}", hint="does one training step work?"
             ) from failed
-    found = flat_gradient(model, sketch)
+    found = flat_gradient(model, sketch, dtype)
     model.zero_grad(set_to_none=True)
     return found
 
@@ -179,12 +188,18 @@ def split_rows(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
     return shards
 
 
-def shard_gradients(
-    model: nn.Module, shards: Iterable[Batch], objective: Objective, *, seed: int = 0, sketch: int = SKETCH
+def shard_gradients(  # noqa: PLR0913 - as gradient_of
+    model: nn.Module,
+    shards: Iterable[Batch],
+    objective: Objective,
+    *,
+    seed: int = 0,
+    sketch: int = SKETCH,
+    dtype: torch.dtype = torch.float64,
 ) -> Iterator[Tensor]:
     """Yield the gradient of each shard's own loss, (P,) each."""
     for shard in shards:
-        yield gradient_of(model, shard, objective, seed=seed, sketch=sketch)
+        yield gradient_of(model, shard, objective, seed=seed, sketch=sketch, dtype=dtype)
 
 
 def explain_sum(parts: Tensor, whole: Tensor, counts: Sequence[Sequence[float]], tolerance: float) -> Sums:
@@ -202,7 +217,7 @@ def explain_sum(parts: Tensor, whole: Tensor, counts: Sequence[Sequence[float]],
     best = Sums(None, float("inf"), uniform=False)
     for shape in ([1.0] * len(parts), *counts):
         raw = torch.tensor(shape, dtype=torch.float64)
-        direction = raw @ parts
+        direction = raw.to(parts.dtype) @ parts
         scale = float(direction @ whole) / max(float(direction @ direction), 1e-300)
         residual = float((scale * direction - whole).norm()) / size
         if residual <= tolerance:
@@ -213,8 +228,20 @@ def explain_sum(parts: Tensor, whole: Tensor, counts: Sequence[Sequence[float]],
     weights = torch.linalg.lstsq(parts.T, whole[:, None], driver="gelsd").solution[:, 0]  # (S,)
     residual = float((weights @ parts - whole).norm()) / size
     if residual <= tolerance:
-        return Sums(weights, residual, uniform=False)
+        return Sums(weights.double(), residual, uniform=False)
     return Sums(None, min(residual, best.residual), uniform=False)
+
+
+def scatter(parts: Tensor, whole: Tensor) -> float:
+    """Return the standard error of the mean of the shards' gradients over the size of the whole batch's.
+
+    That is how far another draw of the batch would move its gradient: sqrt(tr(Σ)/B) / |G|, from the shards.
+    """
+    count = len(parts)
+    if count < 2:
+        return 0.0
+    apart = parts - parts.mean(0)
+    return float(apart.norm()) / math.sqrt(count * (count - 1)) / max(float(whole.norm()), 1e-300)
 
 
 def token_counts(shard: Batch) -> int:

@@ -113,6 +113,15 @@ def own_loss(output: Any) -> Tensor | None:
     return None
 
 
+def unreduced(output: Any) -> tuple[int, ...] | None:
+    """Return the shape of a loss that a model has put into its output without making one number of it."""
+    for key in _LOSS_KEYS:
+        value = output.get(key) if isinstance(output, Mapping) else getattr(output, key, None)
+        if isinstance(value, Tensor) and value.is_floating_point() and value.numel() != 1:
+            return tuple(value.shape)
+    return None
+
+
 def with_labels(model: nn.Module, batch: Batch) -> Batch:
     """Return the batch with its targets also under `labels`, where the forward asks for them.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from nndiag.checks.multigpu_lr import constants, order, overview, rate, schedule
+from nndiag.checks.multigpu_lr import constants, order, overview, rate, schedule, square_root, warmup
 from nndiag.checks.multigpu_lr.plan import Plan
 from nndiag.checks.multigpu_lr.timeline import stepping
 from nndiag.core.errors import NothingApplicableError, UsageError
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Subject
 
-WARMUP_WARNS, WARMUP_NOTES = 6.0, 3.0  # a rate raised this much without warm-up
 MIN_REPLICA_BATCH = 16  # samples per device below which batch norm loses accuracy (Wu & He 2018, 1803.08494, figure 5)
 
 
@@ -34,6 +33,8 @@ class MultigpuLr:
         """Judge the arithmetic, then whatever the model and the data allow."""
         if self.ranks is not None and self.ranks < 1:
             raise UsageError(f"ranks = {self.ranks} must be at least 1", hint="leave it out to emulate the ranks")
+        if self.ranks is not None and subject.model is None:
+            raise UsageError(f"ranks = {self.ranks} has nothing to run", hint="give --model and --data beside --ranks")
         recipe = subject.inputs.get("recipe")
         if recipe is None and subject.model is None:
             raise NothingApplicableError(
@@ -63,14 +64,14 @@ class MultigpuLr:
             yield from examine_model(self, subject, plan)
         module = subject.model.make() if subject.model is not None else None
         yield from self._arithmetic(plan, module, numbers.get("gradient_factor", 1.0))
+        yield from warmup.momentum_correction(plan, _absorbs_rate(subject))
 
     def _arithmetic(self, plan: Plan, module: Any, factor: float) -> Iterator[Observation]:
         yield from rate.judge_rate(plan, factor)
         step, missing = stepping(plan)
-        warms_up = step.curve.warmup > 0 if step is not None and step.curve.table else None
-        yield from rate.judge_warmup(plan, warn=WARMUP_WARNS, note=WARMUP_NOTES, warms_up=warms_up)
+        yield from warmup.judge_warmup(plan, step)
         yield from schedule.judge_schedule(step, missing)
-        yield from rate.judge_square_root(plan)
+        yield from square_root.judge_square_root(plan)
         yield from constants.judge_constants(plan)
         yield from order.judge_shards(plan)
         yield from order.judge_sampler(plan)
@@ -80,7 +81,17 @@ class MultigpuLr:
         noise, base = numbers.get("noise_scale"), plan.recipe.base_batch
         multiplier = gain(plan.k, noise, base) if noise is not None and plan.k and base else None
         yield from overview.before_after(plan, seen)
-        yield from rate.rates_table(plan, multiplier)
+        yield from square_root.rates_table(plan, multiplier)
         yield from constants.constants_table(plan)
         yield from overview.rate_against_batch(plan, noise)
         yield overview.answer(plan, seen, numbers.get("gradient_factor"))
+
+
+def _absorbs_rate(subject: Subject) -> bool | None:
+    """Try the user's own optimizer, where there is one; torch's are known to keep the rate outside their buffers."""
+    own = subject.training.optimizer
+    if subject.model is None or own is None or isinstance(own, str):
+        return None
+    from nndiag.lab.momentum import absorbs_rate
+
+    return absorbs_rate(subject.training)

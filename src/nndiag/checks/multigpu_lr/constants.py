@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from nndiag.checks.multigpu_lr.plan import show, times
-from nndiag.checks.multigpu_lr.rate import TORCH_BETAS
+from nndiag.checks.multigpu_lr.square_root import TORCH_BETAS
 from nndiag.core.findings import Evidence, Judged, Measurement, Scalar, Skip, Table
 from nndiag.core.rules import found
 from nndiag.science import scaling

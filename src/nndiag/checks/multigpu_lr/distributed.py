@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch  # noqa: TID253 - imported only where a model is
 import torch.distributed as dist  # noqa: TID253
 
-from nndiag.checks.multigpu_lr.equivalence import Comparison, reductions, tell
+from nndiag.checks.multigpu_lr.comparison import Comparison, in_float64, reductions
+from nndiag.checks.multigpu_lr.equivalence import tell
 from nndiag.checks.multigpu_lr.noise import tell_noise
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Fact, Skip, Step
@@ -65,8 +66,6 @@ def _shared(work: Any, *arguments: Any) -> Any:
 
 
 def _comparison(setting: Setting, rank: int) -> Comparison:
-    from nndiag.checks.multigpu_lr.measured import in_float64
-
     laid, seed = setting.layout, setting.subject.run.seed
     model, exact = in_float64(setting)
     everything = gradients.split_rows(setting.whole, [laid.rows])[0]

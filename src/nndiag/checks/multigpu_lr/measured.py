@@ -13,8 +13,8 @@ from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Evidence, Fact, Skip, Step
 from nndiag.core.rules import found
 from nndiag.lab.forward import batch_rows
-from nndiag.lab.gradients import precise, split_rows, still, whole_batch
-from nndiag.lab.objective import loss_of, resolve_objective
+from nndiag.lab.gradients import split_rows, still, whole_batch
+from nndiag.lab.objective import loss_of, resolve_objective, sample_output, unreduced
 from nndiag.lab.ranks import existing_world, group_of_one, torchrun_group
 from nndiag.lab.shards import one_thread
 from nndiag.lab.worldly import talks_to_ranks
@@ -72,6 +72,7 @@ def examine_model(check: MultigpuLr, subject: Subject, plan: Plan) -> Iterator[O
         yield Fact("data", subject.data.name, f"data {subject.data.name}")
     model = still(subject.model.make())
     objective = resolve_objective(subject.training, model, whole)
+    _require_one_number(objective, model, whole)
     setting = Setting(subject, plan, laid, whole, objective, world, _asks_for_ranks(subject, model, whole, objective))
     yield Fact("loss", setting.objective.name, f"loss {setting.objective.name} ({setting.objective.how})")
     if world > 1:
@@ -108,6 +109,27 @@ def _one_process(setting: Setting) -> Iterator[Observation]:
         yield from judge_training(setting, noise)
 
 
+def _require_one_number(objective: Objective, model: Any, whole: Batch) -> None:
+    """Refuse a loss that is left unreduced: sum or mean over samples is what is asked here, and his loop decides it."""
+    if objective.how == "as asked":
+        return
+    batch = split_rows(whole, [min(2, batch_rows(whole))])[0]
+    who, shape = "the model's loss", None
+    try:
+        output = sample_output(model, batch)
+        shape = unreduced(output)
+        if objective.how == "the user's function":
+            who, value = f"the loss {objective.name}", objective.fn(output, batch.targets)
+            shape = tuple(value.shape) if value.numel() != 1 else None
+    except (NndiagError, RuntimeError, ValueError):
+        return  # what fails here fails where it is used, and is told there
+    if shape is not None:
+        raise NndiagError(
+            f"{who} has shape {shape} for {batch_rows(batch)} samples, not one number",
+            hint="return its mean or its sum, whichever your loop takes the backward pass of",
+        )
+
+
 def _asks_for_ranks(subject: Subject, model: Any, whole: Batch, objective: Objective) -> bool:
     """Whether loss or model talk to other ranks, as their code says or as they complain without a group."""
     loss = subject.training.loss
@@ -138,17 +160,3 @@ def out_of_time(*codes: str) -> Iterator[Observation]:
         means="nothing is known about what was not measured",
         fix="raise --max-seconds",
     )
-
-
-def in_float64(setting: Setting) -> tuple[Any, bool]:
-    """Return a still private model in float64, or in its own precision where that is not possible."""
-    model: Any = setting.subject.model
-    made = still(model.make())
-    if setting.subject.run.device.startswith("mps"):
-        return made, False
-    try:
-        with precise(made) as exact, setting.alone():
-            loss_of(exact, split_rows(setting.whole, [min(2, setting.layout.rows)])[0], setting.objective)
-    except (NndiagError, RuntimeError, TypeError, ValueError):
-        return still(model.make()), False
-    return exact, True

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from nndiag.core.recipe import Recipe
 
 ADAMS = ("adam", "adamw", "adamax", "nadam", "radam", "lamb", "fusedadam", "adafactor", "lion", "rmsprop", "onebitadam")
+RATE_FREE = ("prodigy", "dadapt", "dog", "ldog", "mechanic", "cocob", "dowg")  # they find their own rate: lr stays 1
+LAYERWISE = ("lamb", "lars", "larc", "novograd")  # each layer's step is scaled by its weights' own norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,16 @@ class Plan:
             return False
         return any(known in word for known in ADAMS) or None
 
+    @property
+    def rate_free(self) -> bool:
+        """Whether the optimizer estimates its own rate, so that no rule of scaling is about it."""
+        return _named(self.recipe.optimizer, RATE_FREE)
+
+    @property
+    def layerwise(self) -> bool:
+        """Whether the global rate only multiplies a rate that each layer has of its own."""
+        return _named(self.recipe.optimizer, LAYERWISE)
+
     def where(self, key: str) -> Where:
         """Point at a key of the recipe."""
         return Where(module=key, file=self.recipe.sources[0] if self.recipe.sources else None)
@@ -81,6 +93,12 @@ class Plan:
         """Say a moment of the run: "epoch 12.5" where epochs are known, else "update 1250"."""
         per = self.updates_per_epoch
         return f"epoch {show(updates / per)}" if per else f"update {show(updates)}"
+
+
+def _named(optimizer: str | None, known: tuple[str, ...]) -> bool:
+    """Whether an optimizer's name, in whatever spelling, is one of these."""
+    word = (optimizer or "").rsplit(":", 1)[-1].lower().replace("_", "").replace("-", "")
+    return word.startswith(known)
 
 
 def show(value: float) -> str:

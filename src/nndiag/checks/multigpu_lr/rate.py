@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from nndiag.checks.multigpu_lr.plan import show, times
-from nndiag.core.findings import Evidence, Judged, Measurement, Severity, Skip, Table
+from nndiag.core.findings import Evidence, Judged, Measurement, Severity, Skip
 from nndiag.core.rules import found
 from nndiag.science import scaling
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NEARLY = 1.25  # a rate within a quarter of the rule's is taken as following it
 SAME = 1.05
 FINE_TUNING_LR, SHORT_RUN_LR, SHORT_RUN_EPOCHS, SMALL_K = 5e-5, 2e-4, 5, 8
-TORCH_BETAS = (0.9, 0.999)
+ADAM_LINEAR_K = 10.0  # 1 / (1 - β1) of the usual β1: past it nothing that was derived for Adam gives any rate
 
 
 def judge_rate(plan: Plan, factor: float = 1.0) -> Iterator[Observation]:
@@ -32,10 +32,13 @@ def judge_rate(plan: Plan, factor: float = 1.0) -> Iterator[Observation]:
     """
     recipe, k, ratio = plan.recipe, plan.k, plan.rate_ratio
     if recipe.framework == "easgd":
-        yield Skip("MGL001", "elastic averaging has no global batch: its learning rate is per worker, not scaled")
+        yield from _per_worker(plan)
+        return
+    if plan.rate_free:
+        yield Skip("MGL001", f"{recipe.optimizer} finds its own rate: no rule of scaling is about its lr")
         return
     if k is None or ratio is None:
-        yield Skip("MGL001", f"needs {_missing(plan)}")
+        yield Skip("MGL001", f"needs {missing(plan)}")
         return
     yield Judged("MGL001")
     yield Measurement("batch_ratio", k, "ratio")
@@ -44,10 +47,57 @@ def judge_rate(plan: Plan, factor: float = 1.0) -> Iterator[Observation]:
     if any(low / NEARLY <= seen <= high * NEARLY for seen in _seen_by_weights(plan, ratio, factor)) or (
         recipe.rule == "none" and ratio < SAME
     ):
+        if plan.adaptive and not plan.layerwise and _past_the_root(plan, k, ratio):
+            yield _linear_for_adam(plan, k, ratio)
         return
     if 1 / NEARLY < k < NEARLY and not _names_devices(plan, ratio):
         return  # the batch stayed: another rate is a choice, unless it is exactly the number of devices
     yield _rate_finding(plan, k, ratio, (low, high))
+
+
+def _per_worker(plan: Plan) -> Iterator[Observation]:
+    """Elastic averaging: each worker takes steps of its own, so the number of workers multiplies nothing."""
+    recipe, ratio = plan.recipe, plan.rate_ratio
+    if ratio is None or plan.devices < 2:
+        yield Skip("MGL001", "elastic averaging has no global batch: its learning rate is per worker, not scaled")
+        return
+    yield Judged("MGL001")
+    yield Measurement("learning_rate_ratio", ratio, "ratio")
+    if not _names_devices(plan, ratio):
+        return
+    yield found(
+        "MGL001",
+        f"the learning rate goes {show(recipe.base_lr or 0)} → {show(recipe.lr or 0)} ({times(ratio)}) with "
+        f"{plan.devices} workers, but elastic averaging has no global batch to follow",
+        where=plan.where(recipe.where_lr or "lr"),
+        evidence=Evidence(value=ratio, threshold=1.0, unit="ratio", detail="lr / base-lr, per worker"),
+        means="each worker steps by its own gradient and is only pulled towards the centre (Zhang et al. 2015): its "
+        "rate is per worker",
+        fix=f"lr = {show(recipe.base_lr or 0)} on every worker; what follows the number of workers p is "
+        "α = β / p, with β < 2",
+    )
+
+
+def _past_the_root(plan: Plan, k: float, ratio: float) -> bool:
+    """Whether the rate follows the batch further than the square root, where that was asked for or is far."""
+    return ratio > math.sqrt(k) * NEARLY and (k > ADAM_LINEAR_K or plan.recipe.rule == "linear")
+
+
+def _linear_for_adam(plan: Plan, k: float, ratio: float) -> Observation:
+    """Vision transformers are trained so, with a long warm-up: it works, but no derivation carries it this far."""
+    recipe = plan.recipe
+    root = scaling.square_root(recipe.base_lr or 0.0, k)
+    return found(
+        "MGL001",
+        f"{recipe.optimizer}'s rate follows the batch linearly ({times(ratio)} at {times(k)}); the square root, which "
+        f"is derived for it, would be {show(root)}",
+        where=plan.where(recipe.where_lr or "lr"),
+        evidence=Evidence(value=ratio, threshold=math.sqrt(k), unit="ratio", detail=f"at batch ratio {k:.6g}"),
+        means="Adam divides by the gradient's own size, so linear scaling is not derived for it (Malladi et al. 2022); "
+        "it is used with long warm-ups, and may diverge",
+        fix=f"lr = {show(root)} (square root), or keep it if it was tuned at this batch",
+        severity=Severity.NOTE,
+    )
 
 
 def _seen_by_weights(plan: Plan, ratio: float, factor: float) -> tuple[float, ...]:
@@ -125,126 +175,8 @@ def _is_fine_tuning(plan: Plan, k: float, ratio: float) -> bool:
     return lr <= FINE_TUNING_LR or (lr <= SHORT_RUN_LR and epochs is not None and epochs <= SHORT_RUN_EPOCHS)
 
 
-def judge_warmup(plan: Plan, *, warn: float, note: float, warms_up: bool | None = None) -> Iterator[Observation]:
-    """MGL002: a rate that was raised a lot, from the first update on.
-
-    Args:
-        plan: The recipe.
-        warn: Ratio of rates from which it is a warning.
-        note: Ratio of rates from which it is a note.
-        warms_up: What the user's own schedule was seen to do; None where it was not stepped.
-    """
-    recipe, ratio, k = plan.recipe, plan.rate_ratio, plan.k
-    if ratio is None or k is None:
-        yield Skip("MGL002", f"needs {_missing(plan)}")
-        return
-    schedule = recipe.schedule
-    if schedule is not None and schedule.factory is not None and warms_up is None:
-        yield Skip("MGL002", "the warm-up of a schedule of your own is only seen when it is stepped")
-        return
-    yield Judged("MGL002")
-    length = (schedule.warmup_steps or schedule.warmup_ratio or 0.0) if schedule else 0.0
-    if length > 0 or warms_up or ratio < note:
-        return
-    said = "no warm-up is declared" if schedule is None or schedule.warmup_steps is None else "the warm-up is 0 steps"
-    per = plan.updates_per_epoch
-    goyal = f"; 5 epochs are {scaling.warmup_iterations(recipe.dataset_size, recipe.global_batch)} updates here" if (
-        per and recipe.dataset_size and recipe.global_batch) else ""  # fmt: skip
-    yield found(
-        "MGL002",
-        f"the learning rate is {times(ratio)} the tuned one from the first update on: {said}",
-        where=plan.where("warmup"),
-        evidence=Evidence(value=ratio, threshold=warn if ratio >= warn else note, unit="ratio", detail="lr / base-lr"),
-        means="early updates are too large while weights change fast; Goyal et al. at k = 32: 24.84 % error without, "
-        "23.74 % with a gradual warm-up, 25.88 % with a constant one",
-        fix=f"raise the rate linearly from {show(recipe.base_lr or 0)} to {show(recipe.lr or 0)} over about "
-        f"5 epochs{goyal}",
-        severity=None if ratio >= warn else Severity.NOTE,
-    )
-
-
-def judge_square_root(plan: Plan) -> Iterator[Observation]:
-    """MGL005: the square-root rule also moves Adam's betas, and ends where β1 would reach 0."""
-    recipe, k, ratio = plan.recipe, plan.k, plan.rate_ratio
-    asked = recipe.rule == "sqrt"
-    seems = (
-        recipe.rule is None
-        and ratio is not None
-        and k is not None
-        and k > 2
-        and abs(math.log(ratio / math.sqrt(k))) < math.log(SAME)
-    )
-    if k is None:
-        yield Skip("MGL005", f"needs {_missing(plan, rates=False)}")
-        return
-    if not (asked or seems):
-        yield Skip("MGL005", "the square-root rule is not in use")
-        return
-    if plan.adaptive is False:
-        yield Judged("MGL005")  # no betas to move
-        return
-    if plan.adaptive is None:
-        yield Skip("MGL005", "needs the optimizer: only Adam's kind has betas to move")
-        return
-    yield Judged("MGL005")
-    betas = base_betas(plan, k)
-    scaled = scaling.adam_square_root(recipe.base_lr or recipe.lr or 1.0, k, betas)
-    if scaled.valid or k <= 1:
-        return
-    yield found(
-        "MGL005",
-        f"at k = {show(k)} the square-root rule asks for β1 = {scaled.betas[0]:.3g}: "
-        f"it ends at k = {show(scaled.largest_k)} for β1 = {betas[0]:g}",
-        where=plan.where("rule" if asked else "lr"),
-        evidence=Evidence(value=k, threshold=scaled.largest_k, unit="ratio", detail="κ against 1 / (1 - β1)"),
-        means="the rule keeps Adam's path only together with β → 1 - k(1 - β), which leaves (0, 1); "
-        "past that nothing derives √k",
-        fix=f"grow the batch to at most {show(scaled.largest_k)}× the base, or measure the gain "
-        '(nndiag multigpu-lr --model … --data …) and use rule = "gain"',
-        severity=None if asked else Severity.NOTE,
-    )
-
-
-def base_betas(plan: Plan, k: float) -> tuple[float, float]:
-    """Return the betas before scaling: as declared, else the present ones unless they are already scaled ones."""
-    recipe = plan.recipe
-    if recipe.base_betas:
-        return recipe.base_betas
-    present = recipe.betas or TORCH_BETAS
-    already = scaling.adam_square_root(1.0, k, TORCH_BETAS).betas
-    if max(abs(have - want) for have, want in zip(present, already, strict=True)) < 0.02:
-        return TORCH_BETAS
-    return present
-
-
-def rates_table(plan: Plan, gain: float | None = None) -> Iterator[Observation]:
-    """Every rule's rate with the range in which it holds."""
-    recipe, k = plan.recipe, plan.k
-    if k is None or recipe.base_lr is None:
-        return
-    adam = scaling.adam_square_root(recipe.base_lr, k, base_betas(plan, k), recipe.eps or 1e-8)
-    rows: list[tuple[str, str, str]] = [
-        ("linear", show(scaling.linear(recipe.base_lr, k)), "SGD; batch far below the noise scale"),
-        ("square root", show(adam.lr), _adam_words(adam) if plan.adaptive is not False else "Adam, not SGD"),
-        ("none", show(recipe.base_lr), "small k, or the batch was not grown"),
-    ]
-    if gain is not None:
-        rows.append(("gain", show(recipe.base_lr * gain), f"{times(gain)} from the measured noise scale"))
-    if recipe.dataset_size and recipe.base_batch and recipe.global_batch and recipe.global_batch < recipe.dataset_size:
-        smith = scaling.smith_rate(recipe.base_lr, recipe.base_batch, recipe.global_batch, recipe.dataset_size)
-        rows.append(("equal noise", show(smith), "SGD; keeps lr (N/B - 1)"))
-    yield Table("Learning rates", ("rule", "lr", "holds for"), rows)
-    yield Measurement("lr_linear", scaling.linear(recipe.base_lr, k), "1")
-    yield Measurement("lr_square_root", adam.lr, "1")
-
-
-def _adam_words(adam: scaling.AdamScaling) -> str:
-    if not adam.valid:
-        return f"refused: β1 would be {adam.betas[0]:.3g}; ends at k = {show(adam.largest_k)}"
-    return f"Adam; betas {adam.betas[0]:.4g}, {adam.betas[1]:.6g}, eps {adam.eps:.2g}"
-
-
-def _missing(plan: Plan, *, rates: bool = True) -> str:
+def missing(plan: Plan, *, rates: bool = True) -> str:
+    """Say what a comparison of batches, and of rates, still needs."""
     recipe = plan.recipe
     wanted = {
         "the global batch (gpus and per-device-batch, or global-batch)": recipe.global_batch,

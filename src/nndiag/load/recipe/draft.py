@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from nndiag.core.recipe import Schedule
 
 
 @dataclass(slots=True)
@@ -45,6 +48,10 @@ def join(drafts: list[Draft]) -> Draft:
                 joined.values[key] = max(joined.values[key], item, key=lambda word: _LOOP.get(word, -1))
             elif key == "optimizer_args":
                 joined.values[key] = {**item, **joined.values[key]}
+            elif key == "where_lr":
+                continue  # a place to point at: the first will do
+            elif key == "schedule" and item.managed != joined.values[key].managed:
+                joined.values[key] = _handed_over(item, joined.values[key])
             elif joined.values[key] != item:
                 name = key.replace("_", "-")
                 raise UsageError(
@@ -55,6 +62,17 @@ def join(drafts: list[Draft]) -> Draft:
         for key, item in draft.defaults.items():
             joined.defaults.setdefault(key, item)
     return joined
+
+
+def _handed_over(one: Schedule, other: Schedule) -> Schedule:
+    """Return the schedule that runs where the Trainer is given DeepSpeed's: that one, its "auto" filled in."""
+    trainer, own = (one, other) if one.managed else (other, one)
+    return replace(
+        own,
+        warmup_steps=trainer.warmup_steps if own.warmup_steps is None else own.warmup_steps,
+        warmup_ratio=trainer.warmup_ratio if own.warmup_steps is None else None,
+        managed=own.total_steps is None,
+    )
 
 
 def _short(item: Any) -> str:

@@ -49,7 +49,7 @@ def read_deepspeed(document: Mapping[str, Any], path: str) -> Draft:
         eps=number(params.get("eps"), "optimizer.params.eps"),
         max_grad_norm=number(document.get("gradient_clipping"), "gradient_clipping", strict=False),
         schedule=_deepspeed_schedule(document.get("scheduler")),
-        where_lr="optimizer.params.lr" if "lr" in params else None,
+        where_lr="optimizer.params.lr" if params.get("lr") not in (None, "auto") else None,
     )
     name, params = _typed(document.get("scheduler"))
     if name.startswith("Warmup") and draft.values.get("lr") is None:
