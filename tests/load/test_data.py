@@ -220,7 +220,7 @@ def test_a_forward_that_fails_for_its_own_reasons_is_an_error_and_one_that_fits_
 
     class Choosy(nn.Linear):
         def forward(self, x):
-            return x @ torch.ones(99, 1)
+            return x @ torch.ones(99, 1) @ torch.ones(98, 1)
 
     class Refuses(nn.Linear):
         def forward(self, x):

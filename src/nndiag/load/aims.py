@@ -56,13 +56,28 @@ def _kind(guess: Guess, main: Tensor, training: Training) -> str:
     asked = {"bce": "bits", "mse": "numbers", "l1": "numbers", "smooth_l1": "numbers", "huber": "numbers"}
     if isinstance(training.loss, str) and training.loss in asked:
         return asked[training.loss]
-    if guess.ids is not None and len(shape) == 2 and tuple(main.shape[:2]) == tuple(guess.ids):
+    if len(shape) == 2 and _source_of_tokens(guess.inputs(len(main), _generator()), main) is not None:
         return "tokens"
     if training.loss in {"cross_entropy", "nll"}:
         return "classes"
     if guess.sample is not None and shape == tuple(guess.sample):
         return "same"
     return "classes" if len(shape) == 1 and shape[0] > 1 else "numbers"
+
+
+def _generator() -> Generator:
+    import torch
+
+    return torch.Generator().manual_seed(0)
+
+
+def _source_of_tokens(inputs: Any, main: Tensor) -> Tensor | None:
+    """Return the last input of ids that has an id for each row of scores: what a decoder was given."""
+    from nndiag.lab.forward import tensors_in
+
+    whole = [item for item in tensors_in(inputs) if not item.is_floating_point() and not item.is_complex()]
+    fits = [item for item in whole if item.dim() == 2 and main.dim() == 3 and item.shape[1] == main.shape[1]]
+    return fits[-1] if fits and str(fits[-1].dtype) != "torch.bool" else None
 
 
 def _of_kind(kind: str, main: Tensor, seed: int) -> Aims:
@@ -83,7 +98,8 @@ def _of_kind(kind: str, main: Tensor, seed: int) -> Aims:
                 return taught_classes(x, shape[0], seed)
             return torch.randint(0, shape[0] if shape else 2, (rows, *shape[1:]), generator=generator)
         if kind == "tokens":
-            return torch.remainder(torch.roll(x, -1, 1), shape[-1]) if x.dim() > 1 and shape else None
+            words = _source_of_tokens(inputs, main)
+            return torch.remainder(torch.roll(words, -1, 1), shape[-1]) if words is not None else None
         if kind == "same":
             return x.clone()
         numbers = taught_numbers(x, max(math.prod(shape), 1), seed).reshape(rows, *shape)

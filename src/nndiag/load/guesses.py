@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Generator, nn
+
+    from nndiag.core.errors import NndiagError
 
     Maker = Callable[[int, Generator], Any]
 
@@ -25,14 +27,18 @@ class Guess:
     labels: Callable[[Any, Any], Any] | None = None  # for models that compute their own loss
     sample: tuple[int, ...] | None = None  # the shape of one sample of a single input
     ids: tuple[int, int] | None = None  # (4, length) for a single input of ids, as the trial runs it
+    whole: bool = False  # the rows of a batch belong together: nodes of a graph
+    repair: Callable[[NndiagError], Iterator[Guess]] | None = None  # what to try instead, by the error of this one
 
 
 def guesses(model: nn.Module) -> Iterator[Guess]:
     """Yield guesses, likeliest first."""
     from nndiag.load.guesses_config import from_config
+    from nndiag.load.guesses_read import from_reading
 
     yield from _examples(model)
     yield from from_config(model)
+    yield from from_reading(model)
     yield from _layers(model)
 
 
@@ -40,21 +46,36 @@ def normal(*shape: int) -> Guess:
     """Guess normal numbers of this shape per sample."""
     import torch
 
+    from nndiag.load.repairs import other_shapes
+
+    def instead(error: NndiagError) -> Iterator[Guess]:
+        return (normal(*other) for other in other_shapes(shape, error.message))
+
     text = "x".join(map(str, shape)) or "scalars"
-    return Guess(f"normal {text}", lambda rows, generator: torch.randn(rows, *shape, generator=generator), sample=shape)
+    return Guess(
+        f"normal {text}",
+        lambda rows, generator: torch.randn(rows, *shape, generator=generator),
+        sample=shape,
+        repair=instead,
+    )
 
 
 def ids(length: int | None, vocab: int) -> Guess:
     """Guess integer ids below `vocab`, `length` per sample, or one when None."""
     import torch
 
+    from nndiag.load.repairs import other_shapes
+
     shape = () if length is None else (length,)
 
     def make(rows: int, generator: Any) -> Any:
         return torch.randint(0, vocab, (rows, *shape), generator=generator)
 
+    def instead(error: NndiagError) -> Iterator[Guess]:
+        return (ids(other[1], vocab) for other in other_shapes((1, length or 1), error.message) if length)
+
     words = f"{length} ids" if length else "one id"
-    return Guess(f"{words} below {vocab}", make, ids=(4, length) if length else None)
+    return Guess(f"{words} below {vocab}", make, ids=(4, length) if length else None, repair=instead)
 
 
 def _examples(model: nn.Module) -> Iterator[Guess]:
@@ -95,13 +116,15 @@ def _layers(model: nn.Module) -> Iterator[Guess]:
     """Guess from the layers, in the order in which they were defined."""
     from nndiag.load.splitting import shape_of
 
-    first = [(name, module) for name, module in model.named_modules() if _has_shape(module)]
+    layers = [(name, _scripted(module)) for name, module in model.named_modules()]
+    first = [(name, module) for name, module in layers if _has_shape(module)]
     needed = shape_of(model).needed
     if needed > 1:
         yield from _several(model, [module for _, module in first], needed)
     tried: set[str] = set()
+    sizes = declared_sizes(model)
     for _, module in first[:6]:
-        for guess in for_layer(module):
+        for guess in for_layer(module, sizes):
             if guess.text not in tried:
                 tried.add(guess.text)
                 yield guess
@@ -110,14 +133,45 @@ def _layers(model: nn.Module) -> Iterator[Guess]:
             yield guess
 
 
+def _scripted(module: nn.Module) -> nn.Module:
+    """Return a stand-in for a layer inside TorchScript, which keeps its weight but not its sizes."""
+    from torch import nn
+
+    weight = getattr(module, "weight", None) if hasattr(module, "original_name") else None
+    if weight is None:
+        return module
+    kind, shape = str(module.original_name), tuple(weight.shape)
+    if kind == "Linear":
+        return nn.Linear(shape[1], 1, device="meta")
+    if kind == "Embedding":
+        return nn.Embedding(shape[0], 1, device="meta")
+    if kind in {"Conv1d", "Conv2d", "Conv3d"}:
+        conv: nn.Module = getattr(nn, kind)(shape[1], 1, 1, device="meta")  # groups are not kept: one is taken
+        return conv
+    return module
+
+
 def _has_shape(module: nn.Module) -> bool:
     names = ("in_features", "in_channels", "num_embeddings", "input_size", "num_features", "d_model", "embed_dim",
              "normalized_shape", "in1_features", "n_vocab")  # fmt: skip
     return any(hasattr(module, name) for name in names)
 
 
-def for_layer(module: nn.Module) -> Iterator[Guess]:
-    """Yield inputs that a layer could take as the first of a network."""
+def declared_sizes(model: nn.Module) -> list[tuple[int, int]]:
+    """Return the image sizes that a model or a part of it says it was made for."""
+    found: list[tuple[int, int]] = []
+    for module in model.modules():
+        for name in ("img_size", "image_size", "input_size", "input_resolution", "resolution"):
+            size = getattr(module, name, None)
+            pair = (size, size) if isinstance(size, int) and name != "input_size" else size  # recurrent layers have one
+            if isinstance(pair, tuple | list) and len(pair) == 2 and all(isinstance(side, int) for side in pair):
+                found.append((int(pair[0]), int(pair[1])))
+    plausible = (pair for pair in found if all(8 <= side <= 1024 for side in pair))
+    return list(dict.fromkeys(plausible))[:2]
+
+
+def for_layer(module: nn.Module, sizes: Sequence[tuple[int, int]] = ()) -> Iterator[Guess]:
+    """Yield inputs that a layer could take as the first of a network; images of `sizes` first."""
     from torch import nn
 
     kind = type(module).__name__
@@ -126,13 +180,14 @@ def for_layer(module: nn.Module) -> Iterator[Guess]:
             yield ids(length, module.num_embeddings)
     elif "2d" in kind and _channels(module):
         channels = _channels(module)
-        yield from (normal(channels, size, size) for size in _IMAGE_SIZES)
+        sides = (1, 4, 7, *_IMAGE_SIZES) if "Transpose" in kind and channels > 8 else _IMAGE_SIZES
+        yield from (normal(channels, *size) for size in (*sizes, *((side, side) for side in sides)))
     elif "1d" in kind and (channels := _channels(module)):
         if hasattr(module, "num_features"):
             yield normal(channels)
         yield from (normal(channels, length) for length in _LENGTHS)
     elif "3d" in kind and (channels := _channels(module)):
-        yield from (normal(channels, size, size, size) for size in (16, 8, 32))
+        yield from (normal(channels, *size) for size in ((16, 16, 16), (8, 32, 32), (32, 32, 32), (16, 64, 64)))
     elif isinstance(module, nn.RNNBase | nn.RNNCellBase):
         yield from (normal(*middle, module.input_size) for middle in ((16,), (28,), (), (8,), (32,)))
     elif isinstance(module, nn.Linear):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
@@ -11,7 +13,7 @@ from nndiag.load.guesses import Guess, guesses
 from nndiag.load.synthetic import SyntheticData
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import Generator, nn
 
@@ -19,7 +21,12 @@ if TYPE_CHECKING:
 
 _SECONDS = 20.0  # for all attempts together
 _ENOUGH = 3  # different kinds of inputs that all end alike before the forward itself is blamed
+_LONGEST = 8.0  # for one of them
+_TRIALS = 120
+_EACH, _DEPTH, _REPAIRS = 6, 5, 40  # repairs of one guess, in a row, in all
 _ELEMENTS = 1 << 23  # numbers in the inputs and outputs of one batch
+_KEPT = 2 << 30  # bytes of all that a batch computes
+_NONE = Guess("", lambda _rows, _generator: None)  # no further guess
 _LARGE = 50_000_000  # parameters beyond which batches are small
 # Errors that wrong inputs cause; others are the forward's own.
 _MISFITS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError, OverflowError)
@@ -48,41 +55,91 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
     Raises:
         NndiagError: The forward fails in a way that no other input would cure.
     """
-    import time
-
     from nndiag.lab.forward import takes
 
+    if missing := getattr(model, "waits_for_data", ""):  # a Keras model that was never built: anything would fit it
+        raise NndiagError(missing, hint="give DATA, call model.build((None, …)), or begin it with keras.Input(shape)")
     parameters = sum(item.numel() for item in model.parameters() if not _lazy(item))
     rows = size or (32 if parameters < _LARGE else 8)
-    deadline = time.monotonic() + _SECONDS
-    tried: list[str] = []
-    last: NndiagError | None = None
-    own: NndiagError | None = None
-    said_so: set[str] = set()
-    for guess in guesses(model):
-        if time.monotonic() > deadline:
-            break
-        tried.append(guess.text)
+    failed = _Failed()
+    for guess in _in_turn(model, failed):
         try:
-            output = _try(model, guess, 4)
-        except NndiagError as error:
-            last = last or error
-            said_so.add(error.message)
-            if not isinstance(error.__cause__, (*_MISFITS, type(None))) and not _lacks_an_argument(error.__cause__):
-                own = own or error
+            output, kept = _try(model, guess, 4, failed)
+            if guess.sample is None and guess.ids is None:  # of several parts: their sizes may have met by chance
+                _try(model, guess, 6, failed)
+        except NndiagError:
             continue
         aims = targets_for(guess, model, output, training, seed)
-        rows = min(rows, _affordable(guess, output))
+        rows = min(rows, _affordable(guess, output, kept))
         labels = takes(model, "labels") and _takes_labels(model, guess, aims)
         return Invented(_source(guess, aims, rows, seed, labels=labels))
-    if own is not None:
-        raise own
-    if last is not None and len(said_so) == 1 and len(tried) >= _ENOUGH and _raised_by_user(last.__cause__):
-        raise last
-    if last is None:
-        return Invented(None, "no inputs could be invented for this model: give DATA")
-    said = f"{len(tried)} kinds of inputs were tried ({tried[0]} …): {last.message}"
-    return Invented(None, f"no inputs could be invented, give DATA; {said}")
+    failed.blame()
+    return Invented(None, failed.why)
+
+
+@dataclass
+class _Failed:
+    """The guesses that did not fit, and the error that tells most: of the one whose forward came furthest."""
+
+    began: float = field(default_factory=time.monotonic)
+    tried: list[str] = field(default_factory=list)
+    last: NndiagError = field(default_factory=lambda: NndiagError("nothing was tried", hint=""))
+    best: NndiagError | None = None
+    far: int = -1  # operations that the best one's forward did
+    best_text: str = ""
+    own: NndiagError | None = None  # that no other inputs would cure
+    said: set[str] = field(default_factory=set)
+
+    @property
+    def left(self) -> float:
+        """Seconds."""
+        return self.began + _SECONDS - time.monotonic()
+
+    def add(self, guess: Guess, error: NndiagError, operations: int) -> None:
+        """Remember a failure."""
+        self.last = error
+        self.said.add(error.message)
+        if operations > self.far:
+            self.best, self.far, self.best_text = error, operations, guess.text
+        if not isinstance(error.__cause__, (*_MISFITS, type(None))) and not _lacks_an_argument(error.__cause__):
+            self.own = self.own or error
+
+    def blame(self) -> None:
+        """Raise what is the forward's own fault."""
+        if self.own is not None:
+            raise self.own
+        alike = len(self.said) == 1 and len(self.tried) >= _ENOUGH
+        if self.best is not None and alike and _raised_by_user(self.best.__cause__):
+            raise self.best
+
+    @property
+    def why(self) -> str:
+        """What to say when nothing fits."""
+        if self.best is None:
+            return "no inputs could be invented for this model: give DATA"
+        came = f"{len(self.tried)} kinds of inputs were tried; {self.best_text} came furthest: {self.best.message}"
+        return f"no inputs could be invented, give DATA; {came}"
+
+
+def _in_turn(model: nn.Module, failed: _Failed) -> Iterator[Guess]:
+    """Yield guesses, each once; after one that failed, what its error asks for instead."""
+    waiting: list[tuple[Guess, int]] = []
+    plain = iter(guesses(model))
+    seen: set[str] = set()
+    repairs = 0
+    while len(seen) < _TRIALS and failed.left > 0:
+        guess, depth = waiting.pop(0) if waiting else (next(plain, _NONE), 0)
+        if guess is _NONE:
+            return
+        if guess.text in seen:
+            continue
+        seen.add(guess.text)
+        failed.tried.append(guess.text)
+        yield guess
+        if guess.repair is not None and depth < _DEPTH and repairs < _REPAIRS:
+            others = list(itertools.islice(guess.repair(failed.last), _EACH))
+            repairs += len(others)
+            waiting = [(other, depth + 1) for other in others] + waiting
 
 
 def _raised_by_user(error: BaseException | None) -> bool:
@@ -111,29 +168,41 @@ def _lazy(item: Any) -> bool:
     return isinstance(item, nn.UninitializedParameter)
 
 
-def _try(model: nn.Module, guess: Guess, rows: int) -> Any:
-    """Run the model on a guess in eval mode; it is given back as it was."""
+def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed) -> tuple[Any, int]:
+    """Run the model on a guess in eval mode, within bounds of memory and time; it is given back as it was.
+
+    Returns:
+        The output, and the bytes of all that was computed on the way.
+    """
     import torch
 
     from nndiag.lab.borrow import borrow, seeded
     from nndiag.lab.forward import call, main_output
+    from nndiag.lab.guard import Guard
 
-    with borrow(model), seeded(0), torch.no_grad():
-        model.eval()
-        output = call(model, guess.inputs(rows, torch.Generator().manual_seed(0)))
-        main_output(output)
-        return output
+    guard = Guard(min(max(failed.left, 1.0), _LONGEST))
+    try:
+        with borrow(model), seeded(0), torch.no_grad():
+            model.eval()
+            inputs = guess.inputs(rows, torch.Generator().manual_seed(0))
+            with guard:
+                output = call(model, inputs)
+            main_output(output)
+            return output, guard.produced // rows
+    except NndiagError as error:
+        failed.add(guess, error, guard.operations)
+        raise
 
 
-def _affordable(guess: Guess, output: Any) -> int:
-    """Return the rows whose inputs and outputs stay small: large images come few at a time."""
+def _affordable(guess: Guess, output: Any, kept: int) -> int:
+    """Return the rows whose inputs, outputs and what training keeps of them stay small: large images come few."""
     import torch
 
     from nndiag.lab.forward import main_output, tensors_in
 
     inputs = tensors_in(guess.inputs(1, torch.Generator().manual_seed(0)))
     sample = sum(item.numel() for item in inputs) + main_output(output).numel() // 4
-    return max(2, _ELEMENTS // max(sample, 1))
+    return max(2, min(_ELEMENTS // max(sample, 1), _KEPT // max(kept, 1)))
 
 
 def _takes_labels(model: nn.Module, guess: Guess, aims: Callable[[Any, Generator], Any]) -> bool:
@@ -167,7 +236,7 @@ def _source(
 
     def make(count: int, generator: Generator) -> Batch:
         inputs = guess.inputs(count, generator)
-        batch = Batch(inputs, aims(inputs, generator))
+        batch = Batch(inputs, aims(inputs, generator), whole=guess.whole)
         return labelled(batch) if labels else batch
 
     return SyntheticData(f"invented inputs: {guess.text}", make, 8 * rows if rows < 64 else 512, rows, seed)
