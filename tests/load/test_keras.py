@@ -382,3 +382,20 @@ def test_every_common_layer_is_known(build, tmp_path):
     path = str(tmp_path / "model.keras")
     build().save(path)
     check_file(path, trust=False)
+
+
+class Positions(L.Layer):
+    """Looks something up that depends on no input: a constant to whoever follows it with symbols."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.table = L.Embedding(5, 8)
+
+    def call(self, x):
+        return x + self.table(keras.ops.arange(5))
+
+
+def test_weights_that_no_input_reaches_are_still_trained():
+    graph, _ = translated(stack((5, 8), Positions(name="mine"), L.Dense(2)), "x")
+    graph(torch.randn(2, 5, 8)).sum().backward()
+    assert all(item.grad is not None for item in graph.parameters())

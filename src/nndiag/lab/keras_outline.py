@@ -88,6 +88,8 @@ def follow(layer: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], names: 
     (nodes, answer), (trained, _) = runs[False], runs[True]
     if [_shape_of(node) for node in nodes] != [_shape_of(node) for node in trained]:
         return None
+    if any(_is_made(leaf) for node in nodes for leaf in _leaves((node.arguments.args, node.arguments.kwargs))):
+        return None
     modes = {}
     for node, twin in zip(nodes, trained, strict=True):
         quiet, loud = node.arguments.kwargs.get("training"), twin.arguments.kwargs.get("training")
@@ -123,14 +125,7 @@ def _nodes_in(
 
 def symbolic_in(thing: Any) -> Iterator[Any]:
     """Yield the symbolic tensors in a structure."""
-    if isinstance(thing, tuple | list):
-        for item in thing:
-            yield from symbolic_in(item)
-    elif isinstance(thing, dict):
-        for item in thing.values():
-            yield from symbolic_in(item)
-    elif type(thing).__name__ == "KerasTensor":
-        yield thing
+    return (leaf for leaf in _leaves(thing) if type(leaf).__name__ == "KerasTensor")
 
 
 def replaced(thing: Any, change: Callable[[Any], Any]) -> Any:
@@ -147,11 +142,30 @@ def _shape_of(node: Any) -> Any:
     layer = node.operation
     who = id(layer) if hasattr(layer, "weights") else type(layer).__name__
     said = {key: value for key, value in node.arguments.kwargs.items() if key not in {"training", "mask"}}
-    plain = replaced((node.arguments.args, said), lambda leaf: repr(leaf) if isinstance(leaf, _PLAIN) else None)
-    return who, repr(plain)
+    return who, repr([_plain(leaf) for leaf in _leaves((node.arguments.args, said))])
 
 
-_PLAIN = (int, float, str, bool, type(None))
+def _plain(leaf: Any) -> Any:
+    """Return what can be compared of a value that code wrote: numbers drawn anew differ from trace to trace."""
+    if isinstance(leaf, torch.Tensor):
+        return tuple(leaf.shape), leaf.detach().cpu().numpy().tobytes()
+    return repr(leaf) if isinstance(leaf, int | float | str | None) else None
+
+
+def _is_made(leaf: Any) -> bool:
+    """Whether a constant was computed from weights: as a constant it would never be trained."""
+    return isinstance(leaf, torch.Tensor) and leaf.requires_grad and not leaf.is_leaf
+
+
+def _leaves(thing: Any) -> Iterator[Any]:
+    if isinstance(thing, tuple | list):
+        for item in thing:
+            yield from _leaves(item)
+    elif isinstance(thing, dict):
+        for item in thing.values():
+            yield from _leaves(item)
+    else:
+        yield thing
 
 
 def attribute_names(layer: Any) -> dict[int, str]:

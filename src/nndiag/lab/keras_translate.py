@@ -118,6 +118,8 @@ def _graph(outline: Outline, notes: list[str], *, top: bool = False) -> KerasGra
     def change(leaf: Any) -> Any:
         if id(leaf) in refs:
             return refs[id(leaf)]
+        if isinstance(leaf, Tensor):  # computed while the model was built, and a constant ever since
+            return leaf.detach().clone()
         return to.variable(leaf) if hasattr(leaf, "assign") and hasattr(leaf, "trainable") else leaf
 
     for node in outline.nodes:
