@@ -479,3 +479,9 @@ def test_a_teacher_of_other_rows_or_a_broken_one_is_refused():
         examine({"labels": y, "teacher": teacher[:29]})
     with pytest.raises(NndiagError, match="row 20"):
         examine({"labels": np.where(np.arange(30) == 20, 7, y), "teacher": RNG.randn(30, 3)})
+
+
+def test_a_loss_of_the_users_own_has_no_known_floor():
+    report = examine({"labels": IDS}, loss="train.py:focal")
+    assert "focal" in report.empty
+    assert report.checked == ()

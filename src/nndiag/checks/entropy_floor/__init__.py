@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from nndiag.checks.entropy_floor.layout import ROWS, as_source
-from nndiag.core.errors import UsageError
+from nndiag.core.errors import NothingApplicableError, UsageError
 from nndiag.core.findings import Answer, Fact, Judged, Severity, Skip, Where
 
 if TYPE_CHECKING:
@@ -80,7 +80,12 @@ class EntropyFloor:
 
         loss = subject.training.loss
         weights = subject.inputs.get("class_weights")
-        if not isinstance(loss, str) or loss not in LOSSES:
+        if not isinstance(loss, str) or ":" in loss:
+            name = loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+            raise NothingApplicableError(
+                f"what the loss '{name}' can reach is not known", hint="--loss cross_entropy, bce or kl, if it is one"
+            )
+        if loss not in LOSSES:
             raise UsageError(
                 f"there is no entropy floor under the loss '{loss}'", hint=f"--loss is one of {', '.join(LOSSES)}"
             )

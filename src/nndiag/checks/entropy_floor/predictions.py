@@ -101,6 +101,12 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
         yield Skip("ENT005", "the model comes untrained from its factory, at the prior by right; give --weights")
     else:
         ignored = yield from _prior(measured, levels, loss, structure is None, where)
+    if untrained and structure is None and not done and levels.removable > LEARNABLE * levels.uniform:
+        yield Answer(
+            f"the untrained model starts at a loss of {num(loss)} nats; on these labels it can fall to {num(base)}, "
+            f"and a constant answer gives {num(levels.prior)}"
+        )
+        return
     yield Answer(_answer(loss, excess, base, levels, done=done, ignored=ignored, structure=structure))
 
 
