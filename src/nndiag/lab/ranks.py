@@ -182,6 +182,18 @@ def existing_world() -> int:
     return int(os.environ.get("WORLD_SIZE", "1") or 1) if "RANK" in os.environ else 1
 
 
+def backend_for(device: str, ranks: int) -> str:
+    """Return what moves gradients: nccl where every rank has a GPU of its own, else gloo over the processor."""
+    own_gpus = device.startswith("cuda") and torch.cuda.device_count() >= ranks
+    return "nccl" if own_gpus else "gloo"
+
+
+def take_own_gpu(device: str) -> None:
+    """Under torchrun: make "cuda" mean the GPU of this rank, before anything is placed on one."""
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+
+
 @contextlib.contextmanager
 def torchrun_group(seconds: float, device: str = "cpu") -> Iterator[tuple[int, int]]:
     """Join the process group that torchrun has prepared; (rank, world).

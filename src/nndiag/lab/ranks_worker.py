@@ -26,6 +26,8 @@ def main(folder: Path, rank: int) -> None:
     import torch.distributed as dist
 
     torch.set_num_threads(1)
+    if head["backend"] == "nccl":
+        torch.cuda.set_device(rank)
     dist.init_process_group(
         head["backend"],
         init_method=f"file://{folder / 'store'}",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nndiag.lab.borrow import seeded
-from nndiag.lab.forward import batch_rows, main_output, mapped
+from nndiag.lab.forward import batch_rows, main_output, mapped, move
 from nndiag.lab.gradients import SKETCH, flat_gradient
 from nndiag.lab.objective import loss_of, resolve_objective
 
@@ -37,11 +37,15 @@ class RankGradient:
     unused: bool = False  # some parameter gets no gradient
     sketch: int = SKETCH  # coordinates kept of the gradient
     seed: int = 0
+    device: str | None = None  # "cuda": this rank's own GPU; None: where the model is
 
     def __call__(self, rank: int, world: int) -> dict[str, Any]:  # noqa: ARG002 - every job gets both
         """Return the aggregated gradient (rank 0 only) and the squared norms before and after."""
-        objective = resolve_objective(self.training, self.model, self.whole)
-        own = self.micro_batches[rank]
+        sample, own = self.whole, self.micro_batches[rank]
+        if self.device is not None:
+            self.model.to(self.device)
+            sample, own = move(sample, self.device), [move(batch, self.device) for batch in own]
+        objective = resolve_objective(self.training, self.model, sample)
         model: nn.Module = self.model
         if self.average_ranks:
             model = DistributedDataParallel(self.model, find_unused_parameters=self.unused)

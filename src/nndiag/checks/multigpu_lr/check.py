@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from nndiag.checks.multigpu_lr import constants, order, overview, rate, schedule, square_root, warmup
 from nndiag.checks.multigpu_lr.plan import Plan
-from nndiag.checks.multigpu_lr.timeline import stepping
+from nndiag.checks.multigpu_lr.stepping import stepping
 from nndiag.core.errors import NothingApplicableError, UsageError
 from nndiag.core.findings import Finding, Measurement, Skip
 from nndiag.core.recipe import Recipe

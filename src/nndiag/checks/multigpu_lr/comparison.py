@@ -10,7 +10,7 @@ import torch  # noqa: TID253 - imported only where a model is
 from nndiag.checks.multigpu_lr.layout import DIVIDES_BY_ACCUMULATION
 from nndiag.core.errors import NndiagError
 from nndiag.lab import gradients, ranks
-from nndiag.lab.forward import batch_rows
+from nndiag.lab.forward import batch_rows, move
 from nndiag.lab.objective import loss_of
 from nndiag.lab.shards import RankGradient, leaves_parameters_out
 
@@ -127,24 +127,28 @@ def _on_ranks(setting: Setting, model: Any, shards: Sequence[Batch], sums: gradi
     """Run the same step on a real process group, DDP included."""
     laid, run = setting.layout, setting.subject.run
     over_ranks, over_micro = reductions(setting, sums)
-    grouped = [list(shards[rank * laid.micro : (rank + 1) * laid.micro]) for rank in range(laid.ranks)]
+    backend = ranks.backend_for(run.device, laid.ranks)
+    here = [move(shard, "cpu") for shard in shards]
+    grouped = [here[rank * laid.micro : (rank + 1) * laid.micro] for rank in range(laid.ranks)]
     loss = setting.subject.training.loss
     with setting.alone():
         unused = leaves_parameters_out(model, shards[0], setting.objective)
     job = RankGradient(
         model.cpu(),
         setting.subject.training,
-        setting.whole,
+        move(setting.whole, "cpu"),
         grouped,
         average_ranks=over_ranks == "mean",
         average_micro=over_micro == "mean",
         unused=unused,
         sketch=gradients.room_for(len(shards) + 1),
         seed=run.seed,
+        device="cuda" if backend == "nccl" else None,
     )
     seconds = max(5.0, min(RANK_SECONDS, run.seconds_left))
     users = [model, *([loss] if callable(loss) else [])]
-    found_gradient: Tensor = ranks.run_ranks(job, laid.ranks, seconds=seconds, users=users)[0]["gradient"]
+    results = ranks.run_ranks(job, laid.ranks, seconds=seconds, users=users, backend=backend)
+    found_gradient: Tensor = results[0]["gradient"]
     return found_gradient
 
 

@@ -15,7 +15,7 @@ from nndiag.core.rules import found
 from nndiag.lab.forward import batch_rows
 from nndiag.lab.gradients import split_rows, still, whole_batch
 from nndiag.lab.objective import loss_of, resolve_objective, sample_output, unreduced
-from nndiag.lab.ranks import existing_world, group_of_one, torchrun_group
+from nndiag.lab.ranks import existing_world, group_of_one, take_own_gpu, torchrun_group
 from nndiag.lab.shards import one_thread
 from nndiag.lab.worldly import talks_to_ranks
 
@@ -59,6 +59,8 @@ def examine_model(check: MultigpuLr, subject: Subject, plan: Plan) -> Iterator[O
     world = existing_world()
     if not run.wants("MGL1", "MGL2", "MGL010"):
         return
+    if world > 1:
+        take_own_gpu(run.device)
     plan_of_rows = layout(plan, ranks=check.ranks, world=world)
     yield Step("reading the data")
     whole = whole_batch(subject.data, plan_of_rows.rows, run.device)

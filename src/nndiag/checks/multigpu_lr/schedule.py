@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nndiag.checks.multigpu_lr.plan import show, times
-from nndiag.checks.multigpu_lr.timeline import Stepping, Timing, factors, timing
+from nndiag.checks.multigpu_lr.stepping import Stepping
+from nndiag.checks.multigpu_lr.timeline import Timing, factors, timing
 from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip, Table
 from nndiag.core.rules import found
 from nndiag.science import scaling, schedules
@@ -49,7 +50,7 @@ def _unit(step: Stepping, when: Timing | None) -> Iterator[Observation]:
     if when is None:
         return
     plan = step.plan
-    yield Measurement("schedule_landmark", when.executed, "updates", where=when.key)
+    yield Measurement("schedule_landmark", when.executed, "updates", where=when.mark.key)
     if when.ratio == 1 or when.intended is None:
         return
     name = step.schedule.name
@@ -64,22 +65,23 @@ def _unit(step: Stepping, when: Timing | None) -> Iterator[Observation]:
         "last decays": "the last milestone",
         "warms up until": "the end of the warm-up",
         "restarts first": "the first restart",
-    }[when.landmark]
+    }[when.mark.verb]
     yield found(
         "MGL003",
         f"{what} {met} instead of {plan.when(when.intended)}, {side}{why}",
-        where=plan.where(f"schedule.{when.key}"),
+        where=plan.where(f"schedule.{when.mark.key}"),
         evidence=Evidence(
             value=when.ratio,
             threshold=1.0,
             unit="ratio",
-            detail=f"{when.key} = {show(when.count)}; {show(step.rate)} scheduler steps per update; {when.reading}",
+            detail=f"{when.mark.key} = {show(when.count)}; {show(step.rate)} scheduler steps per update; "
+            f"{when.reading}",
         ),
         means="the count was made for another number of updates: an update holds "
         f"{show(plan.recipe.global_batch or 0)} samples here"
         if plan.recipe.global_batch
         else "the count and the calls of step() do not mean the same thing",
-        fix=f"{when.key} = {show(_whole(when.count / when.ratio))}, or count in samples or epochs and convert; "
+        fix=f"{when.mark.key} = {show(_whole(when.count / when.ratio))}, or count in samples or epochs and convert; "
         "step the scheduler once per optimizer update",
     )
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nndiag.checks.multigpu_lr.plan import Plan
-    from nndiag.checks.multigpu_lr.timeline import Stepping
+    from nndiag.checks.multigpu_lr.stepping import Stepping
     from nndiag.core.findings import Observation
 
 WARNS, NOTES = 6.0, 3.0  # a rate raised this much without warm-up
