@@ -38,6 +38,7 @@ class Sums:
     bias: Tensor | None = None  # of the map, (units,)
     weight: Tensor | None = None  # (units, inputs), of a dense map
     rows: Tensor | None = None  # (samples, inputs), what it reads
+    contributions: Callable[[Tensor], Tensor] | None = None  # indices into `mean` -> (sums, inputs)
 
 
 def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:  # noqa: PLR0913 - the parts of a call
@@ -79,6 +80,7 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, spans: int) -> Su
         few = some[: max(1, min(16, 20_000_000 // weight.numel()))]
         parts = grouped(few[:, None] * weight[None], weight.shape[1] // spans)
         power, mean = PowerSums.of(parts), mean[: len(few)]
+        contributions = _picked(parts)
         noise = power.second.mean(0)
         inputs = weight.shape[1] // spans
     else:
@@ -86,8 +88,19 @@ def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, spans: int) -> Su
         power = PowerSums(square @ (weight**2).T, (square * some) @ (weight**3).T, (square * square) @ (weight**4).T)
         noise = (rows * rows).mean(0) @ (weight**2).T
         inputs = weight.shape[1]
+        contributions = _products(some, weight)
     signal = (rows @ weight.T).var(0, unbiased=False)
-    return Sums(mean, power, signal, noise, inputs, bias, weight, rows)
+    return Sums(mean, power, signal, noise, inputs, bias, weight, rows, contributions)
+
+
+def _picked(parts: Tensor) -> Callable[[Tensor], Tensor]:
+    """Reads contributions that are there already, (…, inputs)."""
+    return lambda at: parts[at.unbind(1)]
+
+
+def _products(rows: Tensor, weight: Tensor) -> Callable[[Tensor], Tensor]:
+    """Works out w_ji x_i for chosen rows and units."""
+    return lambda at: rows[at[:, 0]] * weight[at[:, 1]]
 
 
 def _matrix(op: str, x: Tensor, args: Any, kwargs: Any) -> tuple[Tensor, Tensor | None] | str:
@@ -124,6 +137,7 @@ def _conv(op: str, x: Tensor, args: Any, kwargs: Any, *, by_channel: bool) -> Su
         parts = convolve(few, each, **options, groups=inside).unflatten(1, (inside, out)).movedim(1, -1)  # type: ignore[no-untyped-call]
         power, inputs = PowerSums.of(parts), inside
         mean = mean[: len(few)]
+        contributions: Callable[[Tensor], Tensor] | None = _picked(parts)
     elif by_channel:
         return "channel dropout in front of a grouped convolution"
     else:
@@ -131,7 +145,33 @@ def _conv(op: str, x: Tensor, args: Any, kwargs: Any, *, by_channel: bool) -> Su
         raised = [convolve(a, weight**k, **options, groups=groups) for a, k in
                   ((square, 2), (square * some, 3), (square * square, 4))]  # fmt: skip
         power, inputs = PowerSums(*raised), weight[0].numel()
-    return Sums(mean, power, mean.var(axes, unbiased=False), power.second.mean(axes), inputs)
+        contributions = _patches(some, weight, options, groups)
+    noise = power.second.mean(axes)
+    return Sums(mean, power, mean.var(axes, unbiased=False), noise, inputs, contributions=contributions)
+
+
+def _patches(x: Tensor, weight: Tensor, options: dict[str, Any], groups: int) -> Callable[[Tensor], Tensor] | None:
+    """Reads w·x at chosen output positions of a convolution; None where the padding is a word."""
+    dims = weight.dim() - 2
+    if isinstance(options.get("padding", 0), str):
+        return None
+    padding, stride, dilation = (
+        (given,) * dims if isinstance(given := options.get(name, default), int) else tuple(given) * (dims // len(given))
+        for name, default in (("padding", 0), ("stride", 1), ("dilation", 1))
+    )
+    wide = functional.pad(x, [side for amount in reversed(padding) for side in (amount, amount)])
+    for axis, (kernel, step, gap) in enumerate(zip(weight.shape[2:], stride, dilation, strict=True)):
+        wide = wide.unfold(2 + axis, (kernel - 1) * gap + 1, step)[..., ::gap]
+    units, inside = weight.shape[:2]  # wide is (samples, channels, *positions, *kernel), a view
+
+    def contributions(at: Tensor) -> Tensor:
+        sample, unit, *position = at.unbind(1)
+        patch = wide.movedim(1, -1 - dims)[(sample, *position)]  # (sums, channels, *kernel)
+        first = unit // (units // groups) * inside
+        channels = first[:, None] + torch.arange(inside, device=at.device)
+        return (patch[torch.arange(len(at))[:, None], channels] * weight[unit]).flatten(1)
+
+    return contributions
 
 
 def activation_of(op: str, args: Any = (), kwargs: Any = None) -> am.Activation | None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from nndiag.lab.dropout_bench import Bench
+    from nndiag.lab.dropout_expect import Expected
     from nndiag.lab.dropout_sites import Site
 
 SAMPLE = 4000  # values kept for a histogram
@@ -42,6 +43,7 @@ class Gauge:
     fit: float = math.nan  # how well the mean training value is a multiple of the eval value
     sums: Sums | str = "no affine map reads it directly"
     activation: Activation | None = None
+    expected: Expected | None = None  # behind the activation, worked out when first asked for
     off: list[float] = field(default_factory=list)  # mean and mean square behind the activation, dropout off
     on: list[tuple[float, float]] = field(default_factory=list)  # the same, one per mask
     histogram_off: Tensor | None = None

@@ -152,6 +152,11 @@ class Activation:
         """Whether f(a·x) = a·f(x) for a > 0: dropout before it and after it are then the same thing."""
         return self.name in {"relu", "leaky_relu", "prelu", "identity"}
 
+    @property
+    def squared(self) -> Activation:
+        """f², whose mean is the second moment of f."""
+        return Activation(f"{self.name}²", lambda x: self.f(x) ** 2, self.second_form)
+
     def mean(self, mu: Tensor | float, s: Tensor | float) -> Tensor:
         """E[f(S)]."""
         if self.mean_form is not None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
+    from nndiag.lab.dropout_expect import Expected
     from nndiag.lab.dropout_measure import Gauge
     from nndiag.lab.dropout_sites import Site
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 # default initialisation has .23 (training/eval mean 1.41), behind p = .8 it has .7: the first is how dropout is used.
 NOTE_SHIFT, WARN_SHIFT = 0.15, 0.45
 DIRECT = 0.1  # of the activation's spread, elementwise, where no sum lies between
-SKEW, KURTOSIS = 1.0, 1.5  # beyond these the Gaussian is off by some .05 s
 DOMINATED = 0.5  # share of sums beyond them
 
 
@@ -32,21 +32,16 @@ class Bias:
     """Mean and second moment behind an activation: dropout off, predicted on, measured on."""
 
     activation: str
-    how: str
+    predicted: Expected
     off: float
-    on_predicted: float
     on: float
     error: float  # of `on`
-    rms: float  # in eval
+    rms: float  # in eval, or in training where eval is silent
     off_second: float
     on_second: float
-    on_second_predicted: float
-    crossing: float = math.nan  # mean chance to cross the kink
-    participation: float = math.nan  # median
-    inputs: int = 0
-    dominated: float = 0.0
-    closeness: tuple[float, float, float] = (math.nan, math.nan, math.nan)  # quartiles of |mu|/s
-    predicted_off: float = math.nan
+    crossing: float  # mean chance to cross the kink
+    inputs: int
+    closeness: tuple[float, float, float]  # quartiles of |mu|/s
 
     @property
     def shift(self) -> float:
@@ -56,7 +51,12 @@ class Bias:
     @property
     def shift_predicted(self) -> float:
         """The same by closed form."""
-        return (self.on_predicted - self.predicted_off) / self.rms if self.rms > 0 else math.nan
+        return (self.predicted.on - self.predicted.off) / self.rms if self.rms > 0 else math.nan
+
+    @property
+    def on_predicted(self) -> float:
+        """The mean in training by closed form."""
+        return self.off + self.predicted.on - self.predicted.off
 
     @property
     def ratio(self) -> float:
@@ -69,51 +69,45 @@ class Bias:
         tolerance = 3 * self.error / self.rms + 0.1 * abs(self.shift) + 0.01 if self.rms > 0 else 0.0
         return abs(self.shift - self.shift_predicted) <= tolerance
 
+    @property
+    def verdict(self) -> str:
+        """Whether the closed form applies, and where the rest of the difference comes from if not."""
+        how = f" ({self.predicted.how})" if self.predicted.enumerated else ""
+        if self.agrees:
+            return f"closed form{how} and masks agree"
+        few = self.predicted.dominated >= 0.1 and not self.predicted.enumerated
+        return "the Gaussian form does not apply: too few contributions" if few else "closed form and masks disagree"
+
 
 def bias_of(gauge: Gauge) -> Bias | None:
     """Put closed form and masks side by side; None where there is no sum with an activation behind it."""
+    from nndiag.lab.dropout_expect import expected
     from nndiag.lab.dropout_measure import standard_error
     from nndiag.science import activation_moments as am
-    from nndiag.science.rescale import excess_kurtosis, participation, skewness, spread
+    from nndiag.science.rescale import spread
 
     sums, activation, site = gauge.sums, gauge.activation, gauge.site
     if isinstance(sums, str) or activation is None or site.direct or not gauge.off or not gauge.on or site.p >= 1:
         return None
-    mu, power = sums.mean, sums.power
-    s = spread(power.second, site.p)
-    if activation.mean_form is None and mu.numel() > 6000:
-        few = slice(None, None, max(1, mu.numel() // 6000))
-        mu_q, s_q = mu.reshape(-1)[few], s.reshape(-1)[few]
-    else:
-        mu_q, s_q = mu, s
-    predicted = activation.mean(mu_q, s_q)
-    still = activation.f(mu_q)
-    seconds = mu_q.reshape(-1)[: min(4000, mu_q.numel())], s_q.reshape(-1)[: min(4000, s_q.numel())]
-    second = activation.second(*seconds)
-    ratio_second = float(second.mean() / (activation.f(seconds[0]) ** 2).mean().clamp_min(1e-300))
-    skew, kurtosis = skewness(power, site.p).abs(), excess_kurtosis(power, site.p).abs()
-    alive = power.second > 0
-    beyond = ((skew > SKEW) | (kurtosis > KURTOSIS))[alive]
-    close = (mu.abs() / s.clamp_min(1e-300))[alive]
+    if gauge.expected is None:  # several judges ask
+        gauge.expected = expected(sums, activation, site.p)
+    s = spread(sums.power.second, site.p)
+    close = (sums.mean.abs() / s.clamp_min(1e-300))[sums.power.second > 0]
     quartiles = [float(close.quantile(q)) if 0 < close.numel() < 10_000_000 else math.nan for q in (0.25, 0.5, 0.75)]
     means = [value for value, _ in gauge.on]
+    on_second = sum(value for _, value in gauge.on) / len(gauge.on)
     return Bias(
         activation=activation.name,
-        how=activation.how,
+        predicted=gauge.expected,
         off=gauge.off[0],
-        on_predicted=float(predicted.mean()),
         on=sum(means) / len(means),
         error=standard_error(means),
-        rms=math.sqrt(gauge.off[1]),
+        rms=math.sqrt(gauge.off[1] or on_second),  # what is silent in eval is measured by training
         off_second=gauge.off[1],
-        on_second=sum(value for _, value in gauge.on) / len(gauge.on),
-        on_second_predicted=gauge.off[1] * ratio_second,
-        crossing=float(am.crossing(mu, s).mean()),
-        participation=float(participation(power)[alive].median()) if bool(alive.any()) else math.nan,
+        on_second=on_second,
+        crossing=float(am.crossing(sums.mean, s).mean()),
         inputs=sums.inputs,
-        dominated=float(beyond.double().mean()) if beyond.numel() else 0.0,
         closeness=(quartiles[0], quartiles[1], quartiles[2]),
-        predicted_off=float(still.mean()),
     )
 
 
@@ -153,20 +147,24 @@ def _measured(site: Site, gauge: Gauge) -> Iterator[Observation]:
             yield Skip("DRP106", f"no closed form: {gauge.sums}", site.label)
         return
     half = 1.96 * bias.error / abs(bias.off) if bias.off else math.nan
-    yield Measurement("mean_ratio", bias.ratio, "ratio", site.label, (bias.ratio - half, bias.ratio + half))
     base = bias.off or math.nan
-    yield Measurement(
-        "mean_ratio_predicted", (bias.off + bias.on_predicted - bias.predicted_off) / base, "ratio", site.label
-    )
+    predicted = bias.predicted
+    yield Measurement("mean_ratio", bias.ratio, "ratio", site.label, (bias.ratio - half, bias.ratio + half))
+    yield Measurement("mean_ratio_predicted", bias.on_predicted / base, "ratio", site.label)
+    yield Measurement("mean_off", bias.off, bias.activation, site.label)
+    yield Measurement("mean_on", bias.on, bias.activation, site.label)
+    yield Measurement("mean_on_predicted", bias.on_predicted, bias.activation, site.label)
+    gaussian = bias.off + predicted.gaussian - predicted.off
+    yield Measurement("mean_on_gaussian", gaussian, bias.activation, site.label)
     yield Measurement("mean_shift", bias.shift, "eval rms", site.label)
     yield Measurement("mean_shift_predicted", bias.shift_predicted, "eval rms", site.label)
     if bias.off_second > 0:
         yield Measurement("second_moment_ratio", bias.on_second / bias.off_second, "ratio", site.label)
-        yield Measurement(
-            "second_moment_ratio_predicted", bias.on_second_predicted / bias.off_second, "ratio", site.label
-        )
-    yield Measurement("participation_ratio", bias.participation, "inputs", site.label)
+        yield Measurement("second_moment_ratio_predicted", predicted.second_ratio, "ratio", site.label)
+    yield Measurement("participation_ratio", predicted.participation, "inputs", site.label)
+    yield Measurement("dominated_sums", predicted.dominated, "share of sums", site.label)
     yield Measurement("crossing_probability", bias.crossing, "probability", site.label)
+    yield Measurement("linearity_radius", bias.closeness[1], "|mean|/spread, median", site.label)
 
 
 def _affine_finding(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Observation]:
@@ -176,18 +174,17 @@ def _affine_finding(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Obs
         return
     settled = size >= WARN_SHIFT and bias.agrees
     half = 1.96 * bias.error / bias.rms
-    fits = "closed form and masks agree" if bias.agrees else "the Gaussian form does not apply: too few contributions"
+    size_of = f"{bias.ratio:.2f}x its eval value" if bias.off else f"{bias.on:.3g} where eval has 0"
     through = case.map.next_module(site.affine) or (site.affine.step.op if site.affine.step else "")
     yield found(
         "DRP106",
-        f"behind '{through}' the mean {bias.activation} is {bias.ratio:.2f}x its eval value"
-        f"{more([s for s, _ in biases])} (closed form {bias.off + bias.on_predicted - bias.predicted_off:.3g} against "
-        f"{bias.off:.3g})",
+        f"behind '{through}' the mean {bias.activation} is {size_of}{more([s for s, _ in biases])} "
+        f"(closed form {bias.on_predicted:.3g} against {bias.off:.3g})",
         where=place(case, site),
         evidence=Evidence(
             value=bias.shift, unit="eval rms", interval=(bias.shift - half, bias.shift + half),
             threshold=WARN_SHIFT if settled else NOTE_SHIFT, n=case.n, seed=case.subject.run.seed,
-            detail=f"shift of the mean, predicted {bias.shift_predicted:.3g} by {bias.how}; {fits}",
+            detail=f"shift of the mean, predicted {bias.shift_predicted:.3g}; {bias.verdict}",
         ),
         means=f"1/(1-p) keeps the mean of the sum, and {bias.activation} bends it: the chance to cross its kink is "
               f"{bias.crossing:.2f}; later layers see other means in training than in eval",
@@ -197,19 +194,23 @@ def _affine_finding(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Obs
 
 
 def _dominated(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Observation]:
-    site, bias = max(biases, key=lambda item: item[1].dominated)
-    if bias.dominated < DOMINATED:
+    from nndiag.lab.dropout_expect import KURTOSIS, SKEW
+
+    site, bias = max(biases, key=lambda item: item[1].predicted.dominated)
+    few = bias.predicted
+    if few.dominated < DOMINATED:
         return
+    limits = f"|skew| > {SKEW:g} or |excess kurtosis| > {KURTOSIS:g}"
     yield found(
         "DRP107",
-        f"half of the sums behind dropout hang on fewer than {bias.participation:.1f} of {bias.inputs} inputs"
+        f"half of the sums behind dropout hang on fewer than {few.participation:.1f} of {bias.inputs} inputs"
         f"{more([s for s, _ in biases])}",
         where=place(case, site),
         evidence=Evidence(
-            value=bias.dominated, unit="share of sums", threshold=DOMINATED, n=case.n,
-            detail=f"|skew| > {SKEW:g} or |excess kurtosis| > {KURTOSIS:g}; median participation ratio {bias.participation:.2f}",  # noqa: E501 - one sentence
+            value=few.dominated, unit="share of sums", threshold=DOMINATED, n=case.n,
+            detail=f"{limits}; median participation ratio {few.participation:.2f}",
         ),
-        means="dropout changes such a sum in jumps, not in small steps: 1/(1-p) is right on average and far off each time",  # noqa: E501 - one sentence
+        means="dropout moves such a sum in jumps: 1/(1-p) is right on average and far off each time",
         fix="lower p here, or widen the layer: a low p needs more contributors than p = .5",
     )  # fmt: skip
 
