@@ -67,10 +67,11 @@ class Mixture:
         The Hessian is a diagonal less two outer products, so a step costs O(classes).
         """
         with np.errstate(divide="ignore"):
-            mixed = np.maximum(np.log(self.alpha * y + (1.0 - self.alpha) * q), LEAST)
-            z = np.asarray(mixed if self.temperature == 1.0 else self.temperature * np.maximum(np.log(q), LEAST))
+            taught = np.exp(log_softmax(self.temperature * np.maximum(np.log(q), LEAST)))
+            # exact at T = 1; elsewhere a start that neither labels nor teacher hold impossible
+            z = np.maximum(np.log(self.alpha * y + (1.0 - self.alpha) * taught), self.temperature * LEAST)
         if self.temperature == 1.0:
-            return z
+            return np.asarray(z)
         value = self.loss(z, y, q)
         for _ in range(STEPS):
             slope, step = self._newton(z, y, q)

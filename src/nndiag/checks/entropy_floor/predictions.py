@@ -81,20 +81,7 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
     done = structure is None and excess <= max(AT_FLOOR * levels.span, 1e-3 * loss if levels.span == 0 else 0.0)
     yield Judged("ENT002")
     if done:
-        yield found(
-            "ENT002",
-            f"loss {num(loss)} is {_above(excess, base)} above its floor {num(base)}",
-            where=where,
-            evidence=Evidence(
-                excess,
-                "nats",
-                threshold=AT_FLOOR * levels.span,
-                n=n,
-                detail=f"KL(q‖p), mean over the same rows; the largest probability error is {num(losses.error, 2)}",
-            ),
-            means="done, not stuck: the rest of the loss is the entropy of the labels, which no model removes",
-            fix="watch KL(q‖p) or the gradient norm, not the loss; better labels would lower the floor",
-        )
+        yield _at_floor(measured, levels, loss, excess, base, where)
     yield from _resolution(left, loss, levels, dtype, where, n)
     ignored = False
     if untrained:
@@ -108,6 +95,27 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
         )
         return
     yield Answer(_answer(loss, excess, base, levels, done=done, ignored=ignored, structure=structure))
+
+
+def _at_floor(  # noqa: PLR0913, PLR0917 - private, of one caller
+    measured: Measured, levels: Levels, loss: float, excess: float, base: float, where: Where
+) -> Finding:
+    losses = measured.losses
+    rows, error = (losses.rows, losses.error) if losses is not None else (0, 0.0)
+    return found(
+        "ENT002",
+        f"loss {num(loss)} is {_above(excess, base)} above its floor {num(base)}",
+        where=where,
+        evidence=Evidence(
+            excess,
+            "nats",
+            threshold=AT_FLOOR * levels.span,
+            n={"rows": rows},
+            detail=f"KL(q‖p), mean over the same rows; the largest probability error is {num(error, 2)}",
+        ),
+        means="done, not stuck: the rest of the loss is the entropy of the labels, which no model removes",
+        fix="watch KL(q‖p) or the gradient norm, not the loss; better labels would lower the floor",
+    )
 
 
 def _above(left: float, floor: float) -> str:
