@@ -147,3 +147,38 @@ def test_masks_made_under_vmap_do_not_stop_the_check():
             return self.b(self.drop(torch.relu(self.a(x + grid))))
 
     assert not loud(examine(Net, X))
+
+
+class Fused(nn.Module):
+    """Attention that drops inside torch's own kernel, behind another dropout, with a scale behind it in training."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.drop, self.qkv, self.out, self.scale = nn.Dropout(0.2), nn.Linear(16, 48), nn.Linear(16, 3), scale
+
+    def forward(self, x):
+        q, k, v = self.qkv(self.drop(x)).chunk(3, -1)
+        y = F.scaled_dot_product_attention(q, k, v, dropout_p=0.3 if self.training else 0.0)
+        return self.out(y * self.scale if self.training else y).mean(1)
+
+
+@pytest.mark.parametrize(("scale", "expected"), [(1.0, set()), (0.7, {"DRP103"}), (1 / 0.7, {"DRP104"})])
+def test_dropout_inside_fused_attention_is_measured(scale, expected):
+    report = examine(lambda: Fused(scale), torch.randn(64, 12, 16))
+    assert loud(report) == expected
+    slopes = {m.where: m.value for m in report.measurements if m.name == "train_eval_slope"}
+    assert slopes["sdpa"] == pytest.approx(scale, abs=0.02)
+
+
+def test_dropout_inside_an_lstm_is_said_to_be_out_of_sight():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.out = nn.LSTM(16, 8, 2, dropout=0.3, batch_first=True), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.out(self.rnn(x)[0][:, -1])
+
+    report = examine(Net, torch.randn(32, 6, 16))
+    assert not report.findings
+    assert any(skip.code == "DRP103" and "nothing can be watched" in skip.reason for skip in report.skipped)

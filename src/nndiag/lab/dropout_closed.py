@@ -16,7 +16,7 @@ from nndiag.science.rescale import PowerSums, grouped
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nndiag.lab.dropout_graph import Step
+    from nndiag.lab.dropout_graph import Span, Step
 
 BUDGET = 60_000  # pre-activations looked at
 _CONVS: dict[str, Callable[..., Tensor]] = {
@@ -209,6 +209,18 @@ def activation_of(op: str, args: Any = (), kwargs: Any = None) -> am.Activation 
     if op in {"hardtanh", "clamp", "clamp_min"}:
         return _clamp(op, rest, kwargs)
     return None
+
+
+def module_activation(span: Span) -> Activation:
+    """An activation that is a module of its own, integrated by quadrature."""
+    module = span.module
+
+    def f(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            out: Tensor = module(x.float())
+        return out.double()
+
+    return Activation(type(module).__name__, f)
 
 
 def _clamp(op: str, rest: Any, kwargs: Any) -> am.Activation | None:

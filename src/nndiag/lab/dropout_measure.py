@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nndiag.lab.dropout_closed import Sums, activation_of, sums_at
+from nndiag.lab.dropout_closed import Sums, activation_of, module_activation, sums_at
 from nndiag.lab.dropout_graph import Film, Key, Span, Step, slot_of
-from nndiag.lab.dropout_ops import ALPHA, CHANNEL
+from nndiag.lab.dropout_ops import ALPHA, CHANNEL, FUSED, RECURRENT
 from nndiag.lab.dropout_script import Script, Watch
 from nndiag.lab.forward import tensors_in
 from nndiag.science.activation_moments import Activation
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nndiag.lab.dropout_sites import Site
 
 SAMPLE = 4000  # values kept for a histogram
+FEWEST = 4  # masks drawn however late it is
 MEMORY = 60_000_000  # elements kept for all sites together
 
 
@@ -38,6 +39,7 @@ class Gauge:
     site: Site
     reference: Tensor | None = None  # at the anchor, in eval mode
     fed: Tensor | None = None  # what the dropout receives, in eval mode
+    given: tuple[Tensor, ...] = ()  # the same; query, key and value where it is inside attention
     slopes: list[float] = field(default_factory=list)  # one per mask
     seconds: list[float] = field(default_factory=list)  # Σ train² / Σ eval², one per mask
     fit: float = math.nan  # how well the mean training value is a multiple of the eval value
@@ -85,9 +87,9 @@ def standard_error(values: list[float]) -> float:
 class SiteLab:
     """Runs the passes for a set of sites."""
 
-    def __init__(self, bench: Bench, sites: list[Site], *, seed: int) -> None:
-        """Take the bench and the sites found on it."""
-        self.bench, self.seed = bench, seed
+    def __init__(self, bench: Bench, sites: list[Site], *, seed: int, late: Callable[[], bool] = bool) -> None:
+        """Take the bench, the sites found on it, and who says that time is up."""
+        self.bench, self.seed, self.late, self.drawn = bench, seed, late, 0
         self.gauges = [Gauge(site) for site in sites]
         self.rates = {site.seen.key: 1 - site.p for site in sites if site.seen.handmade}
         self.kept = 0
@@ -154,11 +156,15 @@ class SiteLab:
             self._behind(gauge, after, behind, self._off_reader(gauge))
         by_key = {gauge.site.seen.key: gauge for gauge in self.gauges}
 
-        def at_site(seen: Any, source: Tensor, _given: Any) -> None:
+        def at_site(seen: Any, source: Tensor, given: Any) -> None:
             gauge = by_key.get(seen.key)
             if gauge is None or not source.is_floating_point() or gauge.why:
                 return
+            if seen.variant in FUSED:
+                gauge.given = tuple(tensor.detach().clone() for tensor in tensors_in(given)[:3])
+                return
             gauge.fed = source.detach().clone()
+            gauge.given = () if seen.variant in RECURRENT else (gauge.fed,)
             wide = gauge.fed.double()
             gauge.spread_in = (float(wide.mean()), float(wide.var(unbiased=False)))
 
@@ -224,7 +230,7 @@ class SiteLab:
         watch: dict[Key, list[Watch]] = {}
         after: dict[Key, list[Callable[[Tensor], None]]] = {}
         behind: dict[tuple[str, int], list[Callable[[Tensor], None]]] = {}
-        feed = {g.site.seen.key: g.fed for g in self.gauges if g.fed is not None}
+        feed = {g.site.seen.key: g.given for g in self.gauges if g.given}
         for gauge in self.gauges:
             anchor = gauge.site.anchor
             if anchor.step is not None:
@@ -232,6 +238,9 @@ class SiteLab:
             self._behind(gauge, after, behind, self._on_reader(gauge))
         script = Script(rates=self.rates, feed=feed, watch=watch, after=after, after_module=behind, places=False)
         for number in range(begin, begin + masks):
+            if number >= FEWEST and self.late():
+                break
+            self.drawn = number + 1
             take = self.bench.play(script, training=True, seed=self.seed + 1000 + number)
             tensors = tensors_in(take.output)
             for gauge in self.gauges:
@@ -281,18 +290,6 @@ def sampled(wide: Tensor) -> Tensor:
     """Some of the values, evenly spaced."""
     flat = wide.reshape(-1)
     return flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].clone()
-
-
-def module_activation(span: Span) -> Activation:
-    """An activation that is a module of its own, integrated by quadrature."""
-    module = span.module
-
-    def f(x: Tensor) -> Tensor:
-        with torch.no_grad():
-            out: Tensor = module(x.float())
-        return out.double()
-
-    return Activation(type(module).__name__, f)
 
 
 def add(table: dict[Any, list[Any]], key: Any, item: Any) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nndiag.lab.forward import mapped
+from nndiag.lab.forward import mapped, tensors_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from nndiag.lab.dropout_tags import Tag
 
@@ -89,6 +89,17 @@ def replaced(args: Any, kwargs: Any, slot: int, other: Tensor) -> tuple[Any, dic
     seen = iter(range(10**9))
     changed = mapped(tuple(args), lambda item: other if next(seen) == slot else item)
     return changed, mapped(dict(kwargs), lambda item: other if next(seen) == slot else item)
+
+
+def handed(args: Any, kwargs: Any, given: Sequence[Tensor], *, inplace: bool) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments with the first tensors exchanged where shapes agree; in place, their values are."""
+    for slot, other in enumerate(given):
+        tensor = tensors_in((args, kwargs))[slot]
+        if tensor.shape == other.shape and inplace:
+            tensor.copy_(other)
+        elif tensor.shape == other.shape:
+            args, kwargs = replaced(args, kwargs, slot, other)
+    return args, kwargs
 
 
 def swapped(args: Any, kwargs: Any, old: Tensor, new: Tensor) -> tuple[Any, dict[str, Any]]:

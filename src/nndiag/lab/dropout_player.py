@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from nndiag.core.findings import Where
 from nndiag.lab.built import class_name, locate
 from nndiag.lab.dropout_graph import Chance, Film, Key, Seen, Span, Step
-from nndiag.lab.dropout_meeting import bare, in_place, learns, mask_meeting, replaced, swapped
+from nndiag.lab.dropout_meeting import bare, handed, in_place, learns, mask_meeting, replaced, swapped
 from nndiag.lab.dropout_names import ancestors, flags, is_dropout_module, named_layers, place_of_call, words_of
 from nndiag.lab.dropout_ops import (
     FROM_OUTSIDE,
@@ -195,13 +195,8 @@ class Player(TorchFunctionMode):
         if self.script.at_site is not None:
             with torch._C.DisableTorchFunction():  # noqa: SLF001 - looking is no computing
                 self.script.at_site(site, source, (args, kwargs))
-        fed = self.script.feed.get(key)
-        inplace = bool(kwargs.get("inplace", len(args) > 3 and args[3] is True))
-        if fed is not None and fed.shape == source.shape and is_dropout(op):
-            if inplace:
-                source.copy_(fed)
-            else:
-                args, kwargs = replaced(args, kwargs, 0, fed)
+        inplace = bool(kwargs.get("inplace", is_dropout(op) and len(args) > 3 and args[3] is True))
+        args, kwargs = handed(args, kwargs, self.script.feed.get(key, ()), inplace=inplace)
         if not self.script.acts(key):
             if is_dropout(op):
                 return identity_of(tensors_in(args)[0])
@@ -231,7 +226,7 @@ class Player(TorchFunctionMode):
         with torch._C.DisableTorchFunction():  # noqa: SLF001 - looking is no computing
             if self.script.at_site is not None:
                 self.script.at_site(site, meeting.data, (args, kwargs))
-            fed = self.script.feed.get(key)
+            (fed,) = self.script.feed.get(key, (None,))
             if fed is not None and fed.shape == meeting.data.shape:
                 if in_place(name):
                     meeting.data.copy_(fed)

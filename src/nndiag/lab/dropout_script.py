@@ -28,7 +28,7 @@ class Script:
     off: bool = False  # every site passes its mean on
     only: frozenset[Key] | None = None  # sites that act; the others pass their mean on
     rates: Mapping[Key, float] = field(default_factory=dict)  # keep rates of hand-written masks, for their means
-    feed: Mapping[Key, Tensor] = field(default_factory=dict)  # what sites are fed with
+    feed: Mapping[Key, tuple[Tensor, ...]] = field(default_factory=dict)  # what sites are given: x, or q, k and v
     watch: Mapping[Key, list[Watch]] = field(default_factory=dict)  # step -> readers of its tensor arguments
     after: Mapping[Key, list[Callable[[Tensor], None]]] = field(default_factory=dict)  # step -> readers of its output
     after_module: Mapping[tuple[str, int], list[Callable[[Tensor], None]]] = field(default_factory=dict)

@@ -99,7 +99,8 @@ class Map:
         source, out = self._dropped(step), step.makes[0]
         if seen.variant in FUSED | RECURRENT:
             end = End("fused")
-            return Site(seen, label(seen), source, out, end, end, feeder=seen.variant)
+            anchor = end if seen.variant in RECURRENT else self.walk(out, join=False)
+            return Site(seen, label(seen), source, out, anchor, end, feeder=seen.variant)
         anchor = self.walk(out, join=False)
         affine = self.walk(out, through=HOMOGENEOUS, join=False)
         activation, direct = self._activation(affine)

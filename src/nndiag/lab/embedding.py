@@ -12,9 +12,10 @@ from torch import nn
 from nndiag.lab.borrow import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from nndiag.core.subject import ModelSource
+    from nndiag.lab.embedding_uses import Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class TableSite:
     padding: int | None = None
     renormalises: bool = False  # max_norm: rows are rewritten in the forward pass
     parameter: str = ""  # name of the weight
+    held: bool = True  # by a lookup module; otherwise a bare parameter that the forward indexes
     key: int = 0  # its identity
 
     @property
@@ -93,11 +95,16 @@ def is_bare(model: nn.Module) -> bool:
     return any(parameter.is_meta for parameter in model.parameters())
 
 
-def take_inventory(model: nn.Module) -> Inventory:
+def take_inventory(model: nn.Module, uses: Mapping[str, Use] | None = None) -> Inventory:
     """List the tables and count the parameters.
 
     A table is an `nn.Embedding` or `nn.EmbeddingBag` or what derives from them, a Keras `Embedding`, or a module that
-    declares `num_embeddings` and holds a matrix of that many rows.
+    declares `num_embeddings` and holds a matrix of that many rows; besides, any parameter in which the forward was seen
+    to look ids up.
+
+    Args:
+        model: On any device.
+        uses: What a forward pass looked up, by parameter name.
     """
     holders: dict[int, list[tuple[str, nn.Module]]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -113,6 +120,10 @@ def take_inventory(model: nn.Module) -> Inventory:
         others = [(other, owner) for other, owner in holders.get(id(weight), ()) if owner is not module]
         site = _site(name, module, weight, others)
         tables[id(weight)] = replace(site, parameter=names.get(id(weight), f"{name}.weight"))
+    looked = uses or {}
+    for name, parameter in model.named_parameters():
+        if name in looked and id(parameter) not in tables:
+            tables[id(parameter)] = _bare_site(name, parameter, looked[name])
     every = {id(p): p for p in model.parameters() if not isinstance(p, nn.UninitializedParameter)}
     lookups = {key for key, site in tables.items() if not site.tied}
     return Inventory(
@@ -169,6 +180,22 @@ def _site(name: str, module: nn.Module, weight: nn.Parameter, others: list[tuple
         bag=str(getattr(module, "mode", "")) if isinstance(module, nn.EmbeddingBag) else "",
         padding=getattr(module, "padding_idx", None),
         renormalises=getattr(module, "max_norm", None) is not None,
+        key=id(weight),
+    )
+
+
+def _bare_site(name: str, weight: nn.Parameter, use: Use) -> TableSite:
+    return TableSite(
+        name=name,
+        cls=f"{type(weight).__module__}.{type(weight).__qualname__}",
+        rows=weight.shape[0],
+        dim=weight.shape[1],
+        dtype=weight.dtype,
+        sparse=use.sparse,
+        trainable=weight.requires_grad,
+        padding=use.padding,
+        parameter=name,
+        held=False,
         key=id(weight),
     )
 

@@ -76,6 +76,8 @@ def run_sparse(
     Returns:
         "" when it ran, otherwise what stopped it.
     """
+    if not any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in model.modules()):
+        return "the table is no nn.Embedding: a bare parameter needs F.embedding(ids, table, sparse=True)"
     keys = {site.key for site in take_inventory(model).tables if site.trainable}
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and id(module.weight) in keys:

@@ -35,20 +35,21 @@ class ModelTiming:
     optimizer: float  # clipping included
 
 
-def build(source: ModelSource, rows: Mapping[int, int], seed: int = 0) -> nn.Module:
+def build(source: ModelSource, rows: Mapping[int, int], seed: int = 0, bare: Sequence[str] = ()) -> nn.Module:
     """Build the model, with fewer rows where asked.
 
     Args:
         source: The recipe.
         rows: V -> rows to build instead; empty for the model as it is.
         seed: Of the construction.
+        bare: Names of parameters that are tables without a module of their own.
     """
     if not rows:
         return source.make()
     recipe = recipe_of(source) or source.make
     with seeded(seed), smaller_tables(rows):
         model = recipe()
-    shrink(model, rows)  # an instance or a checkpoint came with all its rows
+    shrink(model, rows, bare)  # an instance or a checkpoint came with all its rows
     return model
 
 

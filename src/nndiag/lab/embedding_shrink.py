@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 @contextlib.contextmanager
@@ -58,12 +58,13 @@ def _clamped(init: Callable[..., None], places: tuple[int, ...], rows: Mapping[i
     return built
 
 
-def shrink(model: nn.Module, rows: Mapping[int, int]) -> None:
+def shrink(model: nn.Module, rows: Mapping[int, int], bare: Sequence[str] = ()) -> None:
     """Cut embeddings of V rows, and what is V wide beside them, in a model that is already built.
 
     Args:
         model: Changed in place: give a private copy.
         rows: V -> rows to keep.
+        bare: Names of parameters that are tables without a module of their own.
     """
     kept: dict[int, nn.Parameter] = {}
 
@@ -77,13 +78,23 @@ def shrink(model: nn.Module, rows: Mapping[int, int]) -> None:
         return kept[id(parameter)]
 
     for module in model.modules():
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.num_embeddings in rows:
-            module.weight = cut(cast("nn.Parameter", module.weight), (0,))
-            module.num_embeddings = rows[module.num_embeddings]
-            if module.padding_idx is not None:
-                module.padding_idx = min(module.padding_idx, module.num_embeddings - 1)
-        elif isinstance(module, nn.Linear) and (module.out_features in rows or module.in_features in rows):
-            module.weight = cut(cast("nn.Parameter", module.weight), (0, 1))
-            if module.bias is not None and module.out_features in rows:
-                module.bias = cut(module.bias, (0,))
-            module.out_features, module.in_features = module.weight.shape
+        _shrink_layer(module, rows, cut)
+    for name in bare:
+        path, _, word = name.rpartition(".")
+        owner = model.get_submodule(path)
+        setattr(owner, word, cut(getattr(owner, word), (0,)))
+
+
+def _shrink_layer(
+    module: nn.Module, rows: Mapping[int, int], cut: Callable[[nn.Parameter, tuple[int, ...]], nn.Parameter]
+) -> None:
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.num_embeddings in rows:
+        module.weight = cut(cast("nn.Parameter", module.weight), (0,))
+        module.num_embeddings = rows[module.num_embeddings]
+        if module.padding_idx is not None:
+            module.padding_idx = min(module.padding_idx, module.num_embeddings - 1)
+    elif isinstance(module, nn.Linear) and (module.out_features in rows or module.in_features in rows):
+        module.weight = cut(cast("nn.Parameter", module.weight), (0, 1))
+        if module.bias is not None and module.out_features in rows:
+            module.bias = cut(module.bias, (0,))
+        module.out_features, module.in_features = module.weight.shape

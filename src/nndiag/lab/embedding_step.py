@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import gc
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -47,16 +49,21 @@ class ZipfIds:
 
     def batches(self, rows: int) -> list[Tensor]:
         """Draw `count` batches of ids (N,) below `rows`."""
-        generator = torch.Generator().manual_seed(self.seed)
-        weights = torch.from_numpy(zipf_probabilities(rows, self.exponent)).cumsum(0)
-        place = torch.randperm(rows, generator=generator)
-        draws = torch.rand(self.count, self.lookups, dtype=torch.float64, generator=generator)
-        ranks = torch.searchsorted(weights, draws).clamp_(max=rows - 1)  # (count, N)
-        return list(place[ranks])
+        return list(_draw(self, rows))
 
     def unique(self, rows: int) -> float:
         """Return how many different ids a batch holds on average."""
         return zipf_unique(rows, self.lookups, self.exponent)
+
+
+@functools.lru_cache(maxsize=8)
+def _draw(law: ZipfIds, rows: int) -> Tensor:
+    generator = torch.Generator().manual_seed(law.seed)
+    weights = torch.from_numpy(zipf_probabilities(rows, law.exponent)).cumsum(0)
+    draws = torch.rand(law.count, law.lookups, dtype=torch.float64, generator=generator)
+    ranks = torch.searchsorted(weights, draws).clamp_(max=rows - 1)
+    stride = next(step for step in range(int(0.618 * rows) + 1, 2 * rows + 2) if math.gcd(step, rows) == 1)
+    return ranks.mul_(stride).remainder_(rows)  # (count, N); coprime, so that no two ranks share a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,8 @@ def time_table(trial: Trial, rows: int, *, repeats: int = 5, seconds: float = 1.
 def time_sizes(trial: Trial, sizes: Sequence[int], *, repeats: int = 5, seconds: float = 3.0) -> list[StepTiming]:
     """Time forward, backward and optimizer step of tables of several sizes, on one thread when on a CPU.
 
-    The sizes take turns, so that whatever else the machine does meanwhile hits all of them alike. All are held at once.
+    The sizes take turns, so that whatever else the machine does meanwhile hits all of them alike. All are held at once;
+    where time runs short the first and the last are enough.
 
     Args:
         trial: The table.
@@ -98,19 +106,29 @@ def time_sizes(trial: Trial, sizes: Sequence[int], *, repeats: int = 5, seconds:
     """
     _settle_allocator()
     with threads(1), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
+        _Step(trial, 16)()  # torch imports half of itself at the first step of an optimizer
         begun = time.perf_counter()
-        steps = [_Step(trial, rows) for rows in sizes]
-        for step in steps:
-            step.warm(seconds / 4 / len(steps))
-        while (spent := time.perf_counter() - begun) < seconds or not steps[-1].parts:
-            if len(steps[-1].parts) >= repeats and spent > seconds / 3:  # quick steps outlast what disturbs them
-                break
+        steps: list[_Step] = []
+        for place, rows in enumerate(sizes):
+            late = time.perf_counter() - begun > seconds / 2
+            if late and 0 < place < len(sizes) - 1:  # two sizes make a line, too
+                continue
+            steps.append(_Step(trial, rows))
+            steps[-1].warm(seconds / 4 / len(sizes))
+        while _goes_on(len(steps[-1].parts), (time.perf_counter() - begun) / seconds, repeats):
             for step in steps:
                 step.turn()
         found = [step.timing() for step in steps]
-    del steps, step
+    del steps
     gc.collect()
     return found
+
+
+def _goes_on(made: int, spent: float, repeats: int) -> bool:
+    """Whether another turn is due, after so many and so large a share of the time."""
+    if made >= repeats:
+        return spent < 1 / 3  # quick steps outlast what disturbs them
+    return made == 0 or spent < (1 if made >= 3 else 2)
 
 
 def _settle_allocator() -> None:
@@ -127,8 +145,6 @@ class _Step:
 
     def __init__(self, trial: Trial, rows: int) -> None:
         self._trial = trial
-        # Zeros whose pages do not exist before a step writes them: rows that no batch looks up cost no memory here, as
-        # they cost a sparse step no time. A dense optimizer writes every page in its first step.
         weight = torch.zeros(rows, trial.dim, dtype=trial.dtype, device=trial.device)
         self._table: nn.Embedding | nn.EmbeddingBag
         if trial.bag:
@@ -238,8 +254,7 @@ def sizes_to_try(rows: int, row_bytes: int, copies: float, *, sparse: bool = Fal
 
     Near, because a CPU table changes its price where it outgrows the cache and where the allocator starts to map fresh
     pages (32 MiB): a line through sizes on the other side of that step predicts nothing. With sparse gradients the rows
-    in use miss the caches and the address translation the more often the farther they lie apart, and the others cost
-    nothing: the largest size is as near to V as the memory allows.
+    in use miss the caches the more often the farther they lie apart, so the sizes are larger.
 
     Args:
         rows: V.
@@ -250,10 +265,10 @@ def sizes_to_try(rows: int, row_bytes: int, copies: float, *, sparse: bool = Fal
     Returns:
         Increasing numbers of rows, all below V; fewer than three where V is tiny.
     """
-    top = min(0.85 * rows, HOLD_BYTES / copies / row_bytes)
     if sparse:
+        top = min(0.85 * rows, 2 * TRY_BYTES / row_bytes, HOLD_BYTES / (2 * copies) / row_bytes)
         return _between(0.3 * top, top)
-    top = min(top, TRY_BYTES / row_bytes)
+    top = min(0.85 * rows, TRY_BYTES / row_bytes, HOLD_BYTES / copies / row_bytes)
     low = 0.5 * top
     if rows * row_bytes > FRESH_BYTES:  # stay on the same side of the allocator's step where there is room
         low = min(max(low, FRESH_BYTES / row_bytes), 0.9 * top)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,42 +14,18 @@ from nndiag.lab.borrow import seeded
 from nndiag.lab.embedding import is_bare
 from nndiag.lab.forward import as_tensors, call, mapped, tensors_in
 
-if TYPE_CHECKING:
-    pass
-
 # What leaves a one-hot matrix one-hot, or a table a table (possibly transposed).
-_KEEPS = frozenset(
-    [
-        "float",
-        "double",
-        "half",
-        "bfloat16",
-        "to",
-        "type",
-        "type_as",
-        "contiguous",
-        "view",
-        "reshape",
-        "flatten",
-        "unsqueeze",
-        "squeeze",
-        "permute",
-        "transpose",
-        "t",
-        "clone",
-        "cuda",
-        "cpu",
-        "detach",
-        "movedim",
-        "expand",
-        "T",
-        "__get__",
-    ]
-)
+_KEEPS = frozenset({
+    "float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "view", "reshape", "flatten",
+    "unsqueeze", "squeeze", "permute", "transpose", "t", "clone", "cuda", "cpu", "detach", "movedim", "expand", "T",
+    "__get__",
+})  # fmt: skip
+_ZEROS = frozenset({"zeros", "zeros_like", "new_zeros"})
 _PRODUCTS = frozenset(
     {"linear", "matmul", "mm", "bmm", "__matmul__", "addmm", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu"}
 )
 SMALLEST_ONE_HOT = 64  # classes; below, a one-hot vector is a feature, not a lookup
+SMALLEST_BARE = 1024  # rows from which an indexed parameter is a table: position biases are indexed, too
 
 
 @dataclass
@@ -61,6 +37,8 @@ class Use:
     lookups: int = 0
     calls: int = 0
     learns: bool = False  # some lookup was made with gradients switched on
+    sparse: bool = False  # F.embedding was told so
+    padding: int | None = None
     as_matrix: bool = False  # also multiplied: its gradient is dense whatever `sparse` says
     below: int = 0  # ids under 0
     above: int = 0  # ids at or above V
@@ -97,6 +75,7 @@ class LookupWatch(TorchFunctionMode):
         self._names = {id(value): name for name, value in model.named_parameters()}
         self._rows = rows or {}
         self._hot: dict[int, Tensor] = {}  # kept alive, so that an id is not reused
+        self._zeros: dict[int, Tensor] = {}
         self._tables: dict[int, tuple[Tensor, str]] = {}
         self.uses: dict[str, Use] = {}
         self.one_hot: list[OneHot] = []
@@ -108,6 +87,8 @@ class LookupWatch(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if func in (functional.embedding, functional.embedding_bag):
             args = self._lookup(args, kwargs)
+        elif (picked := self._picked(name, args)) is not None:
+            self._note(*picked)
         elif name in _PRODUCTS:
             self._product(args)
         result = func(*args, **kwargs)
@@ -118,11 +99,32 @@ class LookupWatch(TorchFunctionMode):
         """Take this input as one-hot vectors."""
         self._hot[id(tensor)] = tensor
 
+    def _picked(self, name: str, args: Any) -> tuple[str, Tensor, Tensor] | None:
+        """Return name, weight and ids of `weight[ids]` and of `index_select`; None for anything else."""
+        if len(args) < 2 or not isinstance(args[0], Tensor) or args[0].dim() != 2:
+            return None
+        known = self._names.get(id(args[0]))
+        index = args[1] if name == "__getitem__" else args[2] if name == "index_select" and args[1:2] == (0,) else None
+        if known is None or not isinstance(index, Tensor) or args[0].shape[0] < SMALLEST_BARE:
+            return None
+        return None if index.dtype == torch.bool or index.is_floating_point() else (known, args[0], index)
+
     def _lookup(self, args: Any, kwargs: Any) -> Any:
         ids, weight, *rest = args if len(args) > 1 else (args[0], kwargs["weight"])
         name = self._names.get(id(weight))
         if name is None or not isinstance(ids, Tensor):
             return args
+        outside = self._note(name, weight, ids)
+        use = self.uses[name]
+        use.sparse |= bool(kwargs.get("sparse", rest[3] if len(rest) > 3 else False))
+        use.padding = kwargs.get("padding_idx", rest[0] if rest else None)
+        if not outside:
+            return args
+        inside = ids.remainder(weight.shape[0])
+        return (inside, weight, *rest) if len(args) > 1 else (inside,)
+
+    def _note(self, name: str, weight: Tensor, ids: Tensor) -> bool:
+        """Count a lookup and say whether real ids may have to be folded."""
         true_rows = self._rows.get(name, weight.shape[0])
         use = self.uses.setdefault(name, Use(name, true_rows))
         self._tables[id(weight)] = (weight, name)
@@ -132,7 +134,7 @@ class LookupWatch(TorchFunctionMode):
         known = self._real.get(id(ids)) if ids.is_meta else ids
         use.sources.append(id(ids if known is None else known))
         if known is None or ids.numel() == 0:
-            return args
+            return False
         flat = known.detach().reshape(-1)
         outside = (flat < 0) | (flat >= true_rows)
         if bool(outside.any()):
@@ -140,10 +142,7 @@ class LookupWatch(TorchFunctionMode):
             use.above += int((flat >= true_rows).sum())
             use.offenders = (*use.offenders, *flat[outside][:5].tolist())[:5]
         use.ids.append(flat.to("cpu", torch.int64)[~outside.cpu()])
-        if ids.is_meta:
-            return args
-        inside = ids.remainder(weight.shape[0])
-        return (inside, weight, *rest) if len(args) > 1 else (inside,)
+        return not ids.is_meta
 
     def _product(self, args: Any) -> None:
         tensors = [item for item in args if isinstance(item, Tensor)]
@@ -171,7 +170,9 @@ class LookupWatch(TorchFunctionMode):
         if behind is not None and result.numel() == behind.numel() and not result.is_floating_point():
             self._real[id(result)] = behind  # the same numbers in another shape or integer type
             self._kept.append(result)
-        if func is functional.one_hot:
+        if name in _ZEROS:
+            self._zeros[id(result)] = result
+        if func is functional.one_hot or (name in {"scatter", "scatter_"} and self._marks_one(args)):
             self._hot[id(result)] = result
         elif name in _KEEPS and args and isinstance(args[0], Tensor):
             if id(args[0]) in self._hot and result.shape[-1:] == args[0].shape[-1:]:
@@ -183,6 +184,13 @@ class LookupWatch(TorchFunctionMode):
             elif own is not None and args[0].dim() == 2 and name in {"t", "T", "transpose", "permute", "__get__"}:
                 self._names[id(result)] = own
                 self._kept.append(result)
+
+    def _marks_one(self, args: Any) -> bool:
+        """Whether this writes one 1 into each vector of zeros along the last axis."""
+        if len(args) < 4 or id(args[0]) not in self._zeros or not isinstance(args[2], Tensor):
+            return False
+        last = args[1] in {-1, args[0].dim() - 1}
+        return last and args[2].shape[-1] == 1 and isinstance(args[3], int | float) and args[3] == 1
 
 
 def looks_one_hot(tensor: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -162,7 +163,14 @@ def start(model: nn.Module, batch: Batch, objective: Objective, *, seed: int = 0
 
 
 def sharpness(  # noqa: PLR0913 - what is differentiated, and how long
-    model: nn.Module, batch: Batch, objective: Objective, names: Sequence[str], *, seed: int = 0, rounds: int = 24
+    model: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    rounds: int = 24,
+    seconds: float = math.inf,
 ) -> float:
     """Return the largest eigenvalue of the loss's Hessian along some parameters, by power iteration.
 
@@ -176,10 +184,12 @@ def sharpness(  # noqa: PLR0913 - what is differentiated, and how long
         names: Parameters that span the block.
         seed: Of dropout and of the start vector.
         rounds: Iterations at most.
+        seconds: After which no further iteration begins.
 
     Returns:
-        λmax, nan when the loss is not finite or has no second derivative here.
+        λmax, nan when the loss is not finite, has no second derivative here, or time ran out before two iterations.
     """
+    deadline = time.monotonic() + seconds
     known = dict(model.named_parameters())
     block = [known[name] for name in names if name in known and known[name].requires_grad]
     if not block:
@@ -190,7 +200,7 @@ def sharpness(  # noqa: PLR0913 - what is differentiated, and how long
             return math.nan
         try:
             first = torch.autograd.grad(loss, block, create_graph=True, allow_unused=True)
-            return _power(first, block, rounds)
+            return _power(first, block, rounds, deadline)
         except RuntimeError:  # some kernels have no second derivative
             return math.nan
 
@@ -210,7 +220,7 @@ def shrunk(model: nn.Module, names: Sequence[str], by: float) -> nn.Module:
     return model
 
 
-def _power(first: Sequence[Tensor | None], block: Sequence[Tensor], rounds: int) -> float:
+def _power(first: Sequence[Tensor | None], block: Sequence[Tensor], rounds: int, deadline: float) -> float:
     """Power iteration with Hessian-vector products."""
     pairs = [(g, p) for g, p in zip(first, block, strict=True) if g is not None and g.requires_grad]
     if not pairs:
@@ -218,7 +228,9 @@ def _power(first: Sequence[Tensor | None], block: Sequence[Tensor], rounds: int)
     grads, params = [g for g, _ in pairs], [p for _, p in pairs]
     vector = [g.detach() + 1e-3 * g.detach().norm() * torch.randn_like(g) / math.sqrt(g.numel()) for g in grads]
     value = 0.0
-    for _ in range(rounds):
+    for done in range(rounds):
+        if time.monotonic() > deadline:
+            return value if done > 1 else math.nan
         norm = torch.stack([v.norm() for v in vector]).norm()
         if not bool(torch.isfinite(norm)) or float(norm) == 0:
             return value

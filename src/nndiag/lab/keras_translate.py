@@ -95,7 +95,7 @@ def _of_model(model: Any, request: Request | None, notes: list[str]) -> KerasGra
 
 def _as_it_is(model: Any, request: Request, notes: list[str]) -> KerasGraph:
     """Return a graph of one step: the whole model, run by Keras."""
-    notes.append(f"the code of {type(model).__name__} is run by Keras: what is inside is not seen layer by layer")
+    notes.append(f"the code of {type(model).__name__} is run by Keras and not seen layer by layer")
     tensors = tuple(symbolic_in((request.args, dict(request.kwargs))))
     outline = Outline(tensors, tuple(request.names[id(item)] for item in tensors), (), None)
     graph, builder, refs = _begun(outline, notes, top=True)

@@ -220,13 +220,16 @@ def _measure(case: Case) -> None:
     if not case.acting:
         return
     seed = case.subject.run.seed
-    lab = case.lab = SiteLab(case.bench, case.acting, seed=seed)
+    run = case.subject.run
+    lab = case.lab = SiteLab(case.bench, case.acting, seed=seed, late=lambda: run.seconds_left <= 0)
     lab.reference(training=bool(case.verdict.error))
     lab.silent()
     if case.subject.run.seconds_left <= 0:
         case.cut = "the masks"
         return
     lab.draw(case.masks)
+    if lab.drawn < case.masks:
+        case.masks, case.cut = lab.drawn, f"all of the {case.masks} masks"
     _more_masks(case)
     if case.loss is not None and not _works(case):
         case.loss = None

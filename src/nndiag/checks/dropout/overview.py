@@ -209,8 +209,8 @@ def _keeping(case: Case, findings: Sequence[Finding]) -> str:
     clear = [g for g in gauges if not unclear(g) and not is_augmentation(g.site)]
     if wrong:
         worst = max(wrong, key=lambda f: abs(math.log(max(f.evidence.value or 1.0, 1e-6))))
-        name = worst.where.module or "the hand-written mask"
-        return f"'{name}' passes on {worst.evidence.value:.3g} of the mean instead of 1 ({noun})"
+        name = f"'{worst.where.module}'" if worst.where.module else "the model's own forward"
+        return f"{name} passes on {worst.evidence.value:.3g} of the mean instead of 1 ({noun})"
     if clear:
         off = max(abs(g.slope - 1) for g in clear)
         kept = len(clear)

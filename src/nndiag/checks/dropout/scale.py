@@ -55,11 +55,11 @@ SILENT = "-"
 
 def unclear(gauge: Gauge) -> str:  # noqa: PLR0911 - one line per reason
     """Why a slope says nothing here; empty when it does."""
-    from nndiag.lab.dropout_ops import ALPHA
+    from nndiag.lab.dropout_ops import ALPHA, RECURRENT
 
     site = gauge.site
-    if site.fused:
-        return SILENT  # torch's own code rescales
+    if site.seen.variant in RECURRENT:
+        return f"nothing can be watched inside torch's {site.seen.variant.upper()}, which rescales by itself"
     if site.seen.variant in ALPHA:
         return SILENT  # its slope is not one by design
     if site.p >= 1:
