@@ -76,6 +76,8 @@ def test_paths_are_read_relative_to_the_file(clean_environment, monkeypatch, cap
         ("[[ignore]]\nwhere = '*'\n", "an [[ignore]] of nndiag.toml has no code", 'add code = "DRP105"'),
         ("[[ignore]]\ncode = 'DRP1'\nreson = 'x'\n", "unknown key 'reson' in [[ignore]] of nndiag.toml",
          "did you mean 'reason'?"),
+        ("[[ignore]]\ncode = 'MGL944'\n", "no code starts with 'MGL944'", "did you mean 'MGL009'?"),
+        ("multigpu-lr = 3\n", "'multigpu-lr' in nndiag.toml is no table", "write [multigpu-lr] and its keys below"),
         ("seed = \n", "'nndiag.toml' is not valid TOML", "mend it, or run with --isolated"),
     ],
 )  # fmt: skip

@@ -35,6 +35,7 @@ from nndiag.core.errors import UsageError
 
 MORE = "More"
 INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143
+RUNS_OTHERS = ("all", "demo")
 
 app = typer.Typer(
     name="nndiag",
@@ -111,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _only(arguments: Sequence[str]) -> typer.Typer:
     """The app with the one command that is called: Typer builds what every option accepts, for each command it has."""
     called = [command for command in app.registered_commands if arguments and command.name == arguments[0]]
-    if not called:
+    if not called or arguments[0] in RUNS_OTHERS:
         return app
     small = copy.copy(app)
     small.registered_commands = called

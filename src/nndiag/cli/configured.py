@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import typer
+import typer.main
 
 from nndiag.core.errors import UsageError, did_you_mean
 from nndiag.core.report import Suppression
+from nndiag.core.rules import known_prefix
 
 # Keys of a command's table that have no option of their own; the command's loader judges them.
 FURTHER_KEYS = {
@@ -59,7 +61,7 @@ def read_config(ctx: typer.Context, value: Any) -> Config:
     if not path:
         return Config()
     document = read_toml(path)
-    commands = _options_of_every_command(ctx)
+    commands = _options_of_every_command()
     _refuse_unknown(document, commands, path)
     own = document.get(ctx.info_name or "", {})
     suppressions = _suppressions(document, path)
@@ -77,8 +79,11 @@ def read_config(ctx: typer.Context, value: Any) -> Config:
     return Config(path, further, suppressions)
 
 
-def _options_of_every_command(ctx: typer.Context) -> dict[str, set[str]]:
-    group: Any = ctx.find_root().command
+def _options_of_every_command() -> dict[str, set[str]]:
+    """Return every command's options, also of those that are not called: one file serves them all."""
+    from nndiag.cli.app import app
+
+    group: Any = typer.main.get_command(app)
     return {
         name: {(parameter.name or "").replace("_", "-") for parameter in command.params}
         for name, command in group.commands.items()
@@ -88,6 +93,8 @@ def _options_of_every_command(ctx: typer.Context) -> dict[str, set[str]]:
 def _refuse_unknown(document: Mapping[str, Any], commands: Mapping[str, set[str]], path: str) -> None:
     every = set().union(*commands.values(), TABLE_KEYS) - NOT_IN_FILES
     for key, item in document.items():
+        if key in commands and key not in every and not isinstance(item, dict):
+            raise UsageError(f"'{key}' in {path} is no table", hint=f"write [{key}] and its keys below")
         if key in commands and isinstance(item, dict):
             allowed = (commands[key] | set(TABLE_KEYS) | set(FURTHER_KEYS.get(key, ()))) - NOT_IN_FILES
             _refuse(item, allowed, f"[{key}] of {path}")
@@ -117,7 +124,8 @@ def _suppressions(document: Mapping[str, Any], path: str) -> tuple[Suppression, 
         _refuse(entry, ("code", "where", "reason"), f"[[ignore]] of {path}")
         if "code" not in entry:
             raise UsageError(f"an [[ignore]] of {path} has no code", hint='add code = "DRP105"')
-        made.append(Suppression(str(entry["code"]), str(entry.get("where", "*")), str(entry.get("reason", ""))))
+        code = known_prefix(str(entry["code"]))
+        made.append(Suppression(code, str(entry.get("where", "*")), str(entry.get("reason", ""))))
     return tuple(made)
 
 

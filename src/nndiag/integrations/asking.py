@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import itertools
 import logging
+import os
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +59,35 @@ def first_batches(loader: Any, count: int = BATCHES) -> list[Any]:
         picked = random.sample(range(rows), min(rows, size * count))
         parts = [picked[start : start + size] for start in range(0, len(picked), size)]
         return [collate([dataset[row] for row in part]) for part in parts]
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let rank 0 stand alone, so that nothing it examines waits for the others: they go on to hear its verdict.
+
+    Synchronised batch norm, a loss that averages over ranks and our own statistics would all ask the other ranks.
+    Every rank must enter; on the others nothing changes.
+    """
+    from torch import distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        yield
+        return
+    whole, rank = dist.distributed_c10d._get_default_group(), dist.get_rank()  # noqa: SLF001 - torch offers no setter
+    single = dist.new_group([0])  # made by every rank, as torch wants it
+    if rank != 0:
+        yield
+        return
+    before = {key: os.environ.get(key) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    dist.distributed_c10d._update_default_pg(single)  # noqa: SLF001 - as above
+    try:
+        yield
+    finally:
+        dist.distributed_c10d._update_default_pg(whole)  # noqa: SLF001 - as above
+        for key, value in before.items():
+            os.environ.pop(key, None) if value is None else os.environ.__setitem__(key, value)
+        dist.destroy_process_group(single)
 
 
 def training_of(optimizer: Any) -> dict[str, Any]:
@@ -144,6 +175,7 @@ __all__ = [
     "CHECKS",
     "DiagnosisError",
     "Situation",
+    "alone",
     "ask",
     "first_batches",
     "known_checks",

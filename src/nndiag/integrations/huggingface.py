@@ -13,6 +13,7 @@ from nndiag.integrations.asking import (
     BATCHES,
     LOG,
     Situation,
+    alone,
     ask,
     first_batches,
     known_checks,
@@ -55,8 +56,9 @@ class NndiagCallback(_Base):  # type: ignore[misc]  # its types come with the ex
         """Examine, tell, and stop the run where it must not start."""
         del control
         failure: BaseException | None = None
+        with alone():
+            self.reports = self._examine(args, shown) if state.is_world_process_zero else []
         if state.is_world_process_zero:
-            self.reports = self._examine(args, shown)
             tell(self.reports)
             try:
                 stop_if_needed(self.reports, self.fail_on)

@@ -13,6 +13,7 @@ from nndiag.integrations.asking import (
     BATCHES,
     LOG,
     Situation,
+    alone,
     ask,
     first_batches,
     known_checks,
@@ -55,8 +56,9 @@ class NndiagCallback(_Base):  # type: ignore[misc]  # its types come with the ex
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Examine, tell, and stop the run where it must not start."""
         failure: BaseException | None = None
+        with alone():
+            self.reports = self._examine(trainer, pl_module) if trainer.is_global_zero else []
         if trainer.is_global_zero:
-            self.reports = self._examine(trainer, pl_module)
             tell(self.reports)
             try:
                 stop_if_needed(self.reports, self.fail_on)

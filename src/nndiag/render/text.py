@@ -13,6 +13,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from nndiag.core.findings import Finding, Measurement, Series, Severity, Table
+from nndiag.core.report import worst_exit
 from nndiag.render.words import (
     cell,
     clean,
@@ -26,8 +27,6 @@ from nndiag.render.words import (
     spark,
     title_of,
 )
-
-from nndiag.core.report import worst_exit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
