@@ -61,7 +61,7 @@ def tell(setting: Setting, variants: list[Variant], outcomes: dict[str, Outcome]
         return
     start = score(setting.subject.model.make(), rows, setting.objective)[0] if setting.subject.model else 0.0
     yield from _scaled_run(setting, outcomes[ONE], outcomes[DECLARED], start)
-    yield from _two_scales(outcomes[ONE], outcomes[DECLARED], start)
+    yield from two_scales(outcomes[ONE], outcomes[DECLARED], start)
 
 
 def _spread(values: tuple[float, ...]) -> str:
@@ -136,7 +136,7 @@ def _follows_a_rule(setting: Setting) -> bool:
     return low / NEARLY <= ratio <= high * NEARLY
 
 
-def _two_scales(one: Outcome, many: Outcome, start: float) -> Iterator[Observation]:
+def two_scales(one: Outcome, many: Outcome, start: float) -> Iterator[Observation]:
     """MGL010: what the training loss says and what the held-out accuracy says."""
     if not one.held_accuracy or not many.held_accuracy:
         yield Skip("MGL010", "needs class ids: accuracy is not defined here")
