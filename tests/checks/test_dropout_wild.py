@@ -182,3 +182,22 @@ def test_dropout_inside_an_lstm_is_said_to_be_out_of_sight():
     report = examine(Net, torch.randn(32, 6, 16))
     assert not report.findings
     assert any(skip.code == "DRP103" and "nothing can be watched" in skip.reason for skip in report.skipped)
+
+
+class Swish(nn.Module):
+    """An activation of several steps."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(1.702 * x)
+
+
+def test_an_activation_written_as_a_module_is_integrated_and_agrees_with_masks():
+    torch.manual_seed(0)
+    report = examine(
+        lambda: nn.Sequential(
+            nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 64), Swish(), nn.Linear(64, 2)
+        ),
+        X,
+    )
+    numbers = {m.name: m.value for m in report.measurements}
+    assert numbers["mean_on_predicted"] == pytest.approx(numbers["mean_on"], rel=0.05)

@@ -211,7 +211,7 @@ def activation_of(op: str, args: Any = (), kwargs: Any = None) -> am.Activation 
     return None
 
 
-def module_activation(span: Span) -> Activation:
+def module_activation(span: Span) -> am.Activation:
     """An activation that is a module of its own, integrated by quadrature."""
     module = span.module
 
@@ -220,7 +220,7 @@ def module_activation(span: Span) -> Activation:
             out: Tensor = module(x.float())
         return out.double()
 
-    return Activation(type(module).__name__, f)
+    return am.Activation(type(module).__name__, f)
 
 
 def _clamp(op: str, rest: Any, kwargs: Any) -> am.Activation | None:
