@@ -60,7 +60,7 @@ def main():
             trial = Trial(dim, make, ZipfIds(lookups), sparse=sparse)
             sizes = sizes_to_try(rows, 4 * dim, copies, sparse=sparse)
             *small, full = time_sizes(trial, [*sizes, rows], repeats=30, seconds=3.0)
-            found = Forecast(trial, rows, tuple(trial.load(size) for size in sizes), tuple(small))
+            found = Forecast(trial, rows, tuple(trial.load(item.rows) for item in small), tuple(small))
             measured = full.total
             error = found.seconds / measured.typical - 1
             errors.append(abs(error))

@@ -129,6 +129,9 @@ def _too_much(subject: Subject, view: ModelView | None) -> str:
     held = held_bytes(view)
     if held > 2 * HOLD:
         return f"beside its tables the model would hold {size(held)} while training, more than is tried here"
+    whole = sum(spec.bytes for spec, site in zip(view.specs, view.sites, strict=True) if not site.held)
+    if whole > HOLD:
+        return f"a table that is a bare parameter cannot be built with fewer rows: it alone takes {size(whole)}"
     tokens = max((spec.lookups for spec in view.specs), default=0)
     seconds = view.flops(tokens) / 40e9
     if subject.run.device.startswith("cpu") and seconds > SLOWEST_STEP:

@@ -39,6 +39,11 @@ class ModelView:
     names: dict[int, str] = field(default_factory=dict)  # parameters by identity
     trouble: str = ""  # why no forward could be watched
 
+    @property
+    def bare(self) -> list[str]:
+        """Parameters that are tables without a module of their own."""
+        return [site.parameter for site in self.sites if not site.held]
+
     def flops(self, lookups: int) -> float:
         """Operations of one step: three times the forward pass as counted, or six per weight and lookup."""
         counted = 3.0 * self.watch.flops if self.watch else 0.0
@@ -66,6 +71,8 @@ def read_model(subject: Subject, *, batch_size: int, length: int, needs_table: b
         model = source.make()
     inventory = lab.take_inventory(model)
     watch, batch, invented, trouble = _watch(subject, model, inventory, batch_size, length)
+    if watch is not None:
+        inventory = lab.take_inventory(model, watch.uses)  # with what only the forward shows to be a table
     routing = _routing(subject, model)
     one_hot = bool(watch and watch.one_hot)
     if needs_table and not inventory.tables and not one_hot:

@@ -214,7 +214,7 @@ def time_whole(
         raise NndiagError(f"no inputs are known that the model takes: {view.trouble}", hint="give DATA")
     rows = shrunk_rows(view)
     assert subject.model is not None
-    model = build(subject.model, rows, subject.run.seed).to(subject.run.device)
+    model = build(subject.model, rows, subject.run.seed, view.bare).to(subject.run.device)
     sizes = {site.parameter: rows.get(site.rows, site.rows) for site in view.sites}
     inputs = move(folded(view.batch.inputs, view.watch, sizes), subject.run.device)
     routing = route(subject.training, model)
@@ -277,7 +277,7 @@ def execute_on_model(subject: Subject, view: ModelView, key: str, *, clip: float
         return ""
     rows = shrunk_rows(view) or {spec.rows: 4096 for spec in view.specs if spec.rows > 65_536}
     try:
-        model = build(subject.model, rows, subject.run.seed).to(subject.run.device)
+        model = build(subject.model, rows, subject.run.seed, view.bare).to(subject.run.device)
         sizes = {site.parameter: rows.get(site.rows, site.rows) for site in view.sites}
         inputs = move(folded(view.batch.inputs, view.watch, sizes), subject.run.device)
         batch = Batch(inputs, _targets(view.batch.targets, rows))
