@@ -131,9 +131,7 @@ def constants_table(plan: Plan) -> Iterator[Observation]:
     steps |= dict(recipe.intervals)
     for name, count in steps.items():
         if count:
-            rows.append(
-                (name, show(count), _span(plan, count * recipe.base_batch), _span(plan, count * recipe.global_batch))
-            )
+            rows.append((name, show(count), *_spans(plan, count * recipe.base_batch, count * recipe.global_batch)))
     decays = {"weight average": recipe.ema_decay or recipe.base_ema_decay}
     if plan.adaptive:
         betas = recipe.betas or TORCH_BETAS
@@ -141,9 +139,10 @@ def constants_table(plan: Plan) -> Iterator[Observation]:
     for name, decay in decays.items():
         if decay:
             before, after = (scaling.horizon(decay, size) for size in (recipe.base_batch, recipe.global_batch))
-            rows.append((name, f"{decay:g}", _span(plan, before), _span(plan, after)))
+            rows.append((name, f"{decay:g}", *_spans(plan, before, after)))
     if rows:
-        yield Table("Constants counted in steps, if kept", ("constant", "value", "before", "after"), rows)
+        columns = ("constant", "value", "samples before", "after", "epochs before", "after")
+        yield Table("Constants counted in steps, if kept", columns[: len(rows[0])], rows)
     if recipe.max_grad_norm and plan.k and plan.k > 1:
         yield Measurement("max_grad_norm", recipe.max_grad_norm, "1")
 
@@ -152,3 +151,10 @@ def _span(plan: Plan, samples: float) -> str:
     """Say a stretch of data in epochs where the data set's size is known, else in samples."""
     size = plan.recipe.dataset_size
     return f"{samples / size:.3g} epochs" if size else f"{samples:.6g} samples"
+
+
+def _spans(plan: Plan, before: float, after: float) -> tuple[str, ...]:
+    """Return two stretches of data in samples, and in epochs where the data set's size is known."""
+    size = plan.recipe.dataset_size
+    samples = (show(round(before)), show(round(after)))
+    return (*samples, f"{before / size:.3g}", f"{after / size:.3g}") if size else samples

@@ -90,6 +90,10 @@ def rates_table(plan: Plan, gain: float | None = None) -> Iterator[Observation]:
     if recipe.dataset_size and recipe.base_batch and recipe.global_batch and recipe.global_batch < recipe.dataset_size:
         smith = scaling.smith_rate(recipe.base_lr, recipe.base_batch, recipe.global_batch, recipe.dataset_size)
         rows.append(("equal noise", show(smith), "SGD; keeps lr (N/B - 1)"))
+    if recipe.dataset_size and recipe.global_batch and k > 1:
+        updates = scaling.warmup_iterations(recipe.dataset_size, recipe.global_batch)
+        rows.append(("warm-up", f"{updates} updates", "5 epochs, linear (Goyal et al. 2017, section 2.2)"))
+        yield Measurement("warmup_goyal", updates, "updates")
     yield Table("Learning rates", ("rule", "lr", "holds for"), rows)
     yield Measurement("lr_linear", scaling.linear(recipe.base_lr, k), "1")
     yield Measurement("lr_square_root", adam.lr, "1")
