@@ -115,3 +115,13 @@ def test_the_mean_of_equal_values_has_no_error():
     mean.add(np.full(1000, 0.5002880350))
     assert mean.se == 0.0
     assert math.isnan(Mean(1, 0.0, 1.0, 1.0).se)
+
+
+def test_rows_rounded_to_four_digits_are_distributions_whatever_their_number():
+    rng = np.random.RandomState(0)
+    rows = np.round(rng.dirichlet(np.ones(100), 20_000), 4)
+    totals = LabelTotals(100, 1e-5)
+    totals.screen(rows)
+    assert totals.bad == {}
+    totals.screen(np.round(rows * 1.01, 4))  # a real fault of one per cent is seen
+    assert totals.bad["sum"] == 20_000

@@ -196,10 +196,10 @@ def text_tolerance(q: Floats) -> float:
 def rounding_slack(classes: int, places: int) -> float:
     """Return by how much the sum of entries rounded to some digits may be off.
 
-    Half a unit each at worst; for many classes the errors cancel like random ones (sd 1/sqrt(12) unit each). Labels
-    of one digit are taken as exact: nobody rounds 1/3 to 0.3.
+    Half a unit each at worst; for many classes the errors cancel like random ones (sd 1/sqrt(12) unit each), whose six
+    standard deviations no row of millions exceeds. Labels of one digit are taken as exact: nobody rounds 1/3 to 0.3.
     """
-    units = min(0.5 * classes, max(10.0, 3.0 * math.sqrt(classes / 12.0)))
+    units = min(0.5 * classes, max(10.0, 6.0 * math.sqrt(classes / 12.0)))
     return units * 10.0**-places if places > 1 else 0.0
 
 

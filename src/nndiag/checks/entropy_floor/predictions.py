@@ -153,7 +153,9 @@ def _not_distributions(measured: Measured, levels: Levels, name: str) -> Finding
     mean = look["sums"] / look["rows"]
     columns = look["columns"]
     sideways = look["rows"] > 2 and abs(columns - 1.0).max() < 1e-3
-    cause = "the columns sum to 1: softmax ran over the wrong axis (dim=0)" if sideways else f"rows sum to {mean:.4g}"
+    furthest = max(look["sum_low"], look["sum_high"], key=lambda value: abs(value - 1.0))
+    sums = f"rows sum to {mean:.4g}" if abs(mean - 1.0) > 1e-3 else f"one sums to {furthest:.6g}"
+    cause = "the columns sum to 1: softmax ran over the wrong axis (dim=0)" if sideways else sums
     fix = "softmax over the class axis (dim=-1)" if sideways else "pass --logits for logits, --loss bce for sigmoids"
     if loss < levels.floor - 1e-6 * max(levels.floor, 1e-3):
         return found(
