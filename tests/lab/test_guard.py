@@ -45,10 +45,13 @@ def test_ordinary_operations_run_and_are_counted_with_what_they_produce():
 
 
 def test_a_forward_that_goes_on_for_too_long_ends():
-    with pytest.raises(TooMuchError, match="too long"), Guard(0.05):
+    def forever():
         total = torch.zeros(())
         while True:
             total += 1
+
+    with pytest.raises(TooMuchError, match="too long"), Guard(0.05):
+        forever()
 
 
 def test_the_guard_does_not_import_the_compiler():
@@ -57,4 +60,4 @@ def test_the_guard_does_not_import_the_compiler():
         "with Guard(60): torch.nn.Linear(3, 4)(torch.ones(2, 3))\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0  # noqa: S603 - this interpreter
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -43,7 +43,7 @@ class Guard(PlainMode):  # type: ignore[no-untyped-call]
         self.produced = 0
         self._deadline = time.monotonic() + seconds
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002, PLW3201 - torch's own protocol
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation, unless its result would be too large or time is up."""
         kwargs = kwargs or {}
         if time.monotonic() > self._deadline:

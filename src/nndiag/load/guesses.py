@@ -37,9 +37,13 @@ def guesses(model: nn.Module) -> Iterator[Guess]:
     from nndiag.load.guesses_read import from_reading
 
     yield from _examples(model)
-    yield from from_config(model)
-    yield from from_reading(model)
-    yield from _layers(model)
+    by_name = False
+    for guess in from_config(model):
+        by_name = True
+        yield guess
+    if not by_name:
+        yield from from_reading(model)
+        yield from _layers(model)
 
 
 def normal(*shape: int) -> Guess:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from nndiag.load.guesses import Guess
@@ -12,7 +14,11 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from nndiag.core.errors import NndiagError
     from nndiag.load.guesses_named import Maker
+
+_FEATURES = re.compile(r"tokens: (\d+),? features:? (\d+)")
+_MOST_PLACEHOLDERS = 4096
 
 
 def from_config(model: nn.Module) -> Iterator[Guess]:
@@ -23,16 +29,73 @@ def from_config(model: nn.Module) -> Iterator[Guess]:
     main = str(getattr(model, "main_input_name", "input_ids"))
     tried: set[str] = set()
     for length, makers in _plans(model, config, main):
-        if not makers:
-            continue
+        if makers and (guess := _guess(model, config, length, makers)).text not in tried:
+            tried.add(guess.text)
+            yield guess
 
-        def make(rows: int, generator: Any, makers: dict[str, Maker] = makers) -> Any:
-            return {name: maker(rows, generator) for name, maker in makers.items()}
 
-        text = _described(make)
-        if text not in tried:
-            tried.add(text)
-            yield Guess(text, make, labels=_labels(model, config, length))
+def _guess(model: nn.Module, config: Any, length: int, makers: dict[str, Maker]) -> Guess:
+    """Return a guess of named arguments, which learns from its error which others are wanted."""
+
+    def make(rows: int, generator: Any) -> Any:
+        return {name: maker(rows, generator) for name, maker in makers.items()}
+
+    def instead(error: NndiagError) -> Iterator[Guess]:
+        for other in _asked_for(model, config, length, makers, error):
+            yield _guess(model, config, length, other)
+
+    whole = any(name.endswith("grid_thw") for name in makers)
+    return Guess(_described(make), make, labels=_labels(model, config, length), whole=whole, repair=instead)
+
+
+def _asked_for(
+    model: nn.Module, config: Any, length: int, makers: dict[str, Maker], error: NndiagError
+) -> Iterator[dict[str, Maker]]:
+    """Yield the arguments with those added that the error, or the line it came from, names."""
+    from nndiag.lab.forward import signature
+
+    known = signature(model)
+    text = _told(error)
+    mentioned: dict[str, Maker] = {}
+    for name in known.parameters if known else ():
+        if name not in makers and re.search(rf"\b{name}\b", text) and (maker := maker_of(name, config, length)):
+            mentioned[name] = maker
+    if mentioned:
+        yield {**makers, **mentioned}
+    if "get_seq_length" in text or "past_key_value" in text or "cache_utils" in text:
+        yield {**makers, "use_cache": lambda _rows, _generator: False}
+    if found := _FEATURES.search(text):
+        yield from _with_placeholders(config, length, makers, int(found[2]))
+    if "pixel_values" in makers:
+        for maker in others("pixel_values", config):
+            yield {**makers, **mentioned, "pixel_values": maker}
+
+
+def _told(error: NndiagError) -> str:
+    """Return what an error says, with the lines of code that it came from."""
+    cause = error.__cause__
+    frames = traceback.extract_tb(cause.__traceback__)[-3:] if cause is not None else []
+    return "\n".join([str(cause or error.message), *(f"{item.filename} {item.line}" for item in frames)])
+
+
+def _with_placeholders(config: Any, length: int, makers: dict[str, Maker], features: int) -> Iterator[dict[str, Maker]]:
+    """Yield ids that hold as many placeholders as there are features of pictures or sounds, of a trial's four rows."""
+    import torch
+
+    names = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index", "video_token_id")
+    marks = [value for name in names if isinstance(value := getattr(config, name, None), int)]
+    count = features // 4
+    words = makers.get("input_ids")
+    if words is None or not 0 < count <= _MOST_PLACEHOLDERS:
+        return
+    for mark in marks:
+
+        def make(rows: int, generator: Any, mark: int = mark) -> Any:
+            return torch.cat(
+                [torch.full((rows, count), mark), token_ids(vocabulary(config), length)(rows, generator)], 1
+            )
+
+        yield {**makers, "input_ids": make}
 
 
 def _plans(model: nn.Module, config: Any, main: str) -> Iterator[tuple[int, dict[str, Maker]]]:
@@ -65,7 +128,8 @@ def _described(make: Callable[[int, Any], Any]) -> str:
     import torch
 
     made = make(1, torch.Generator().manual_seed(0))
-    return ", ".join(f"{name} {'x'.join(map(str, value.shape[1:])) or '1'}" for name, value in made.items())
+    parts = {name: value.shape[1:] if isinstance(value, torch.Tensor) else (value,) for name, value in made.items()}
+    return ", ".join(f"{name} {'x'.join(map(str, shape)) or '1'}" for name, shape in parts.items())
 
 
 def _lengths(config: Any) -> list[int]:
@@ -81,7 +145,7 @@ def _makers(model: nn.Module, config: Any, main: str, length: int) -> dict[str, 
     from nndiag.lab.forward import takes
 
     makers: dict[str, Maker] = {}
-    if maker := maker_of(main, config, length):
+    if _accepts(model, main) and (maker := maker_of(main, config, length)):
         makers[main] = maker
     for name in ("pixel_values", "input_ids"):
         both = hasattr(config, "vision_config") and hasattr(config, "text_config")
@@ -90,6 +154,14 @@ def _makers(model: nn.Module, config: Any, main: str, length: int) -> dict[str, 
     if getattr(config, "is_encoder_decoder", False) and takes(model, "decoder_input_ids"):
         makers["decoder_input_ids"] = token_ids(vocabulary(config), length)
     return makers
+
+
+def _accepts(model: nn.Module, name: str) -> bool:
+    """Whether a forward takes an argument by name, or any."""
+    from nndiag.load.splitting import shape_of
+
+    shape = shape_of(model)
+    return name in shape.names or (shape.anything and len(shape.names) < 2)
 
 
 def _labels(model: nn.Module, config: Any, length: int) -> Callable[[Any, Any], Any] | None:

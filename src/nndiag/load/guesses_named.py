@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     Maker = Callable[..., Any]
 
 _PARTS = ("text_config", "decoder", "encoder", "vision_config", "audio_config", "encoder_config", "backbone_config")
+_PICTURES = {"pixel_values", "hidden_states"}
 _BOXES = 10  # regions of a picture
 
 
 def maker_of(name: str, config: Any, length: int) -> Maker | None:
     """Return a maker for one named argument, or None when nothing is known of it."""
+    if name.endswith("input_ids"):
+        return token_ids(vocabulary(config), length)
     build = _KNOWN.get(name)
     return build(config, length) if build is not None else None
 
@@ -30,14 +33,21 @@ def companions(model: nn.Module, config: Any, length: int) -> tuple[dict[str, Ma
     known = signature(model)
     required: dict[str, Maker] = {}
     named: dict[str, Maker] = {}
+    patches = _patch(config) if known and _takes_patches(known.parameters) else 0
     for name, item in (known.parameters if known else {}).items():
         if name in {"pixel_values_videos", "inputs_embeds"} and item.default is not inspect.Parameter.empty:
             continue  # instead of others, not beside them
         if item.kind in {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}:
             continue
-        if maker := maker_of(name, config, length):
+        maker = _patches(config, length) if patches and name in _PICTURES else maker_of(name, config, length)
+        if maker:
             (required if item.default is inspect.Parameter.empty else named)[name] = maker
     return required, named
+
+
+def _takes_patches(names: Any) -> bool:
+    """Whether a forward takes pictures as rows of patches, with their grids beside them."""
+    return any(name.endswith("grid_thw") for name in names)
 
 
 def others(name: str, config: Any) -> Iterator[Maker]:
@@ -124,6 +134,34 @@ def _image_size(config: Any) -> tuple[int, int]:
     return 64, 64
 
 
+_GRID = 4  # patches along each side of an invented picture, where pictures come as rows of patches
+
+
+def _patch(config: Any) -> int:
+    """Return the numbers in one patch of a model that takes pictures as rows of patches; 0 for any other."""
+    place = getattr(config, "vision_config", None) or config
+    side = getattr(place, "patch_size", None)
+    if not isinstance(side, int) or side < 1:
+        return 0
+    frames = getattr(place, "temporal_patch_size", 1)
+    return _channels(config) * side * side * (frames if isinstance(frames, int) else 1)
+
+
+def _patches(config: Any, _length: int) -> Maker:
+    """All patches of the pictures, one after another."""
+    import torch
+
+    width = _patch(config)
+    return lambda rows, generator: torch.randn(rows * _GRID * _GRID, width, generator=generator)
+
+
+def _grid(_config: Any, _length: int) -> Maker:
+    """Frames, height and width of each picture, in patches."""
+    import torch
+
+    return lambda rows, _generator: torch.tensor([[1, _GRID, _GRID]]).repeat(rows, 1)
+
+
 def _pixels(config: Any, _length: int) -> Maker:
     place = getattr(config, "vision_config", None) or getattr(config, "backbone_config", None) or config
     frames = getattr(place, "num_frames", None)
@@ -153,6 +191,21 @@ def _series(config: Any, _length: int) -> Maker:
     return _normal(steps, channels) if isinstance(channels, int) else _normal(steps)
 
 
+def _cumulated(length: int) -> Maker:
+    import torch
+
+    return lambda rows, _generator: torch.arange(rows + 1, dtype=torch.int32) * length
+
+
+def _places(_config: Any, _length: int) -> Maker:
+    """Column and row of each patch of a picture."""
+    import torch
+
+    side = torch.arange(_GRID)
+    places = torch.cartesian_prod(side, side)
+    return lambda rows, _generator: places.expand(rows, -1, -1).clone()
+
+
 def _hidden(config: Any, length: int) -> Maker:
     return _normal(length, _size(config, "hidden_size", "d_model", otherwise=16))
 
@@ -171,6 +224,23 @@ _KNOWN: dict[str, Callable[[Any, int], Maker]] = {
     "past_values_padding": lambda config, _: _filled(0, int(getattr(config, "context_length", 32))),
     "freq": lambda _config, _length: _filled(0, 1),
     "inputs_embeds": _hidden,
+    "grid_thw": _grid,
+    "image_grid_thw": _grid,
+    "attention_mask": lambda _, length: _filled(1, length),
+    "decoder_attention_mask": lambda _, length: _filled(1, length),
+    "image": _pixels,
+    "images": _pixels,
+    "image_embeds": _hidden,
+    "text_embeds": _hidden,
+    "encoder_hidden_states": _hidden,
+    "padding_mask": lambda config, _: _filled(1, _frames(config)),
+    "speech_inputs": _sound,
+    "input_audio_embeds": lambda config, _: _normal(_frames(config), _bins(config)),
+    "pixel_attention_mask": lambda config, _: _filled(1, *_image_size(config)),
+    "cu_seqlens": lambda _config, length: _cumulated(length),
+    "pixel_position_ids": _places,
+    "image_position_ids": _places,
+    "text": lambda config, length: token_ids(vocabulary(config), length),
     "hidden_states": _hidden,
     "query_embeds": _hidden,
     "bbox": _boxes,

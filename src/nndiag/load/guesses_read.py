@@ -8,19 +8,21 @@ from dataclasses import dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from nndiag.load.guesses import Guess, declared_sizes, for_layer, ids, normal
+from nndiag.load.guesses_special import NAMED, Part, count_up, is_edges, state
+from nndiag.load.undone import undone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from torch import nn
 
     from nndiag.core.errors import NndiagError
-    from nndiag.lab.reading import Move, Read
+    from nndiag.lab.followed import Move
+    from nndiag.lab.reading import Read
 
 _EACH = 6  # candidates of one argument
 _ALL = 40  # combinations
 _ONE = re.compile(r"(.*_)?(id|idx|user|users|item|items|movie|product|class|category|label|y|c|u|i|day|hour|month)s?")
-_EDGES = 4  # for each node of an invented graph
 
 
 def from_reading(model: nn.Module) -> Iterator[Guess]:
@@ -28,16 +30,20 @@ def from_reading(model: nn.Module) -> Iterator[Guess]:
     from nndiag.lab.borrow import borrow, seeded
     from nndiag.lab.reading import read_forward
 
+    if hasattr(getattr(model, "config", None), "model_type"):
+        return  # its config and its arguments' names tell more
     try:
         with borrow(model), seeded(0):
             reads = read_forward(model)
     except Exception:  # noqa: BLE001 - graphs of other people's forwards have any form; there are other guesses
         return
-    reads = _without_edges_twice(reads)
+    reads = _without_edges_twice(
+        [item for item in reads if len(item.path) > 1 or not str(item.path[0]).startswith("*")]
+    )
     if not reads:
         return
     known = _Known(
-        any(_is_edges(str(item.path[-1])) for item in reads),
+        any(is_edges(str(item.path[-1])) for item in reads),
         any(item.role == "offsets" for item in reads),
         tuple(declared_sizes(model)),
     )
@@ -51,20 +57,11 @@ def _without_edges_twice(reads: list[Read]) -> list[Read]:
     """Take the two rows of a graph's edges as the one tensor they are."""
     kept: dict[tuple[Any, ...], Read] = {}
     for item in reads:
-        place = next((index for index, part in enumerate(item.path) if _is_edges(str(part))), None)
+        place = next((index for index, part in enumerate(item.path) if is_edges(str(part))), None)
         path = item.path if place is None else item.path[: place + 1]
         if path not in kept:
             kept[path] = replace(item, path=path)
     return list(kept.values())
-
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One way to make one tensor."""
-
-    guess: Guess
-    length: int | None = None  # of its sequence, which others must share
-    whole: bool = False  # its first axis does not count samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ class _Known:
     sizes: tuple[tuple[int, int], ...]  # of images
 
 
-def _combined(options: list[list[_Part]]) -> Iterator[tuple[_Part, ...]]:
+def _combined(options: list[list[Part]]) -> Iterator[tuple[Part, ...]]:
     """Yield combinations, the first of each and equal lengths before others."""
     places = itertools.islice(itertools.product(*(range(len(item)) for item in options)), 20_000)
 
@@ -89,29 +86,29 @@ def _combined(options: list[list[_Part]]) -> Iterator[tuple[_Part, ...]]:
         yield tuple(options[index][at] for index, at in enumerate(place))
 
 
-def _candidates(read: Read, known: _Known) -> Iterator[_Part]:
+def _candidates(read: Read, known: _Known) -> Iterator[Part]:
     """Yield ways to make one tensor, likeliest first."""
     name = str(read.path[-1]).lower()
-    special = next((make for pattern, make in _NAMED if pattern.fullmatch(name)), None)
+    special = next((make for pattern, make in NAMED if pattern.fullmatch(name)), None)
     if special is not None and not _is_picture(read):
         yield from special(read)
     if read.role == "columns":
-        yield _Part(_table(read.columns))
+        yield Part(_table(read.columns))
     elif read.role == "state" and read.reader is not None:
-        yield _state(read.reader)
-        yield _state(read.reader, 16)
+        yield state(read.reader)
+        yield state(read.reader, 16)
     elif read.role == "offsets":
-        yield _Part(Guess("offsets", lambda rows, _: _arange(rows)), whole=True)
+        yield Part(Guess("offsets", lambda rows, _: count_up(rows)), whole=True)
     elif read.reader is not None:
         yield from _by_reader(read, known)
     else:
         yield from (
-            _Part(guess, length) for guess, length in ((normal(16), None), (normal(), None), (normal(16, 16), 16))
+            Part(guess, length) for guess, length in ((normal(16), None), (normal(), None), (normal(16, 16), 16))
         )
-        yield from (_Part(normal(3, 32, 32)), _Part(ids(None, 2)))
+        yield from (Part(normal(3, 32, 32)), Part(ids(None, 2)))
 
 
-def _by_reader(read: Read, known: _Known) -> Iterator[_Part]:
+def _by_reader(read: Read, known: _Known) -> Iterator[Part]:
     """Yield what the layer takes, with what happens on the way undone."""
     from torch import nn
 
@@ -127,16 +124,16 @@ def _by_reader(read: Read, known: _Known) -> Iterator[_Part]:
     for guess in guesses:
         shape = guess.sample if guess.ids is None else guess.ids[1:]
         if shape is None:
-            yield _Part(guess)
+            yield Part(guess)
             continue
-        changed = _undone(read.moves, shape)
+        changed = undone(read.moves, shape)
         if guess.ids is None:
             flat = len(changed) == 1 and _viewed(read.moves)
-            yield _Part(normal(*changed), changed[-2] if len(changed) == 2 else None)
+            yield Part(normal(*changed), changed[-2] if len(changed) == 2 else None)
             if flat:
-                yield from (_Part(other) for other in guesses[2:5])
+                yield from (Part(other) for other in guesses[2:5])
         else:
-            yield _Part(guess, shape[0] if shape else None)
+            yield Part(guess, shape[0] if shape else None)
 
 
 def _vocabulary(reader: nn.Module) -> int:
@@ -145,42 +142,6 @@ def _vocabulary(reader: nn.Module) -> int:
 
 def _viewed(moves: tuple[Move, ...]) -> bool:
     return any(move.kind in {"view", "flatten"} for move in moves)
-
-
-def _undone(moves: tuple[Move, ...], sample: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape of a sample before the moves; the axis of samples is put first again."""
-    batch = -1
-    shape = [batch, *sample]
-    for move in reversed(moves):
-        numbers = [item for item in move.numbers if item is not None]
-        shape = _undo(move.kind, numbers, shape)
-    if batch in shape and shape[0] != batch:
-        place = shape.index(batch)
-        shape[0], shape[place] = shape[place], shape[0]
-    return tuple(size for size in shape if size != batch)
-
-
-def _undo(kind: str, numbers: list[int], shape: list[int]) -> list[int]:
-    rank = len(shape)
-    if kind == "permute" and len(numbers) == rank:
-        before = [0] * rank
-        for place, source in enumerate(numbers):
-            before[source % rank] = shape[place]
-        return before
-    if kind == "transpose" and len(numbers) == 2 and max(abs(item) for item in numbers) <= rank:
-        before = list(shape)
-        first, second = (item % rank for item in numbers)
-        before[first], before[second] = before[second], before[first]
-        return before
-    if kind == "unsqueeze" and numbers and rank > 1:
-        place = numbers[0] % rank
-        return shape[:place] + shape[place + 1 :] if shape[place] != -1 else shape
-    if kind == "squeeze" and numbers:
-        place = numbers[0] % (rank + 1)
-        return [*shape[:place], 1, *shape[place:]]
-    if kind == "view" and len(numbers) >= 2 and rank == len(numbers) + 1:  # view(-1, 1, 28, 28)
-        return [-1, *numbers]
-    return shape
 
 
 def _is_picture(read: Read) -> bool:
@@ -201,124 +162,7 @@ def _table(readers: tuple[nn.Module, ...]) -> Guess:
     return Guess(f"{len(sizes)} columns of ids", make)
 
 
-def _state(reader: nn.Module, sequences: int | None = None) -> _Part:
-    """Return zeros as a recurrent layer's state, for each row or for a fixed number of sequences."""
-    import torch
-
-    width, layers = int(reader.hidden_size), getattr(reader, "num_layers", None)  # type: ignore[arg-type]
-    count = int(layers) * (2 if getattr(reader, "bidirectional", False) else 1) if isinstance(layers, int) else None
-
-    def make(rows: int, _generator: Any) -> Any:
-        zeros = torch.zeros(rows, width) if count is None else torch.zeros(count, sequences or rows, width)
-        return (zeros, zeros.clone()) if "LSTM" in type(reader).__name__ else zeros
-
-    return _Part(Guess("a state of zeros", make), whole=count is not None)
-
-
-def _arange(rows: int) -> Any:
-    import torch
-
-    return torch.arange(rows)
-
-
-def _is_edges(name: str) -> bool:
-    return name.lower() in {"edge_index", "edges", "edge_idx"}
-
-
-def _edges(_read: Read) -> Iterator[_Part]:
-    """Edges of a random graph whose nodes are the rows."""
-    import torch
-
-    def make(rows: int, generator: Any) -> Any:
-        return torch.randint(0, rows, (2, _EDGES * rows), generator=generator)
-
-    yield _Part(Guess("edges", make), whole=True)
-
-
-def _of_edges(read: Read) -> Iterator[_Part]:
-    """Numbers for each edge."""
-    import torch
-
-    wide = [guess.sample for guess in for_layer(read.reader)][:1] if read.reader is not None else []
-    for shape in (*(item for item in wide if item is not None), ()):
-
-        def make(rows: int, generator: Any, shape: tuple[int, ...] = shape) -> Any:
-            return torch.rand(_EDGES * rows, *shape, generator=generator)
-
-        yield _Part(Guess("numbers of edges", make), whole=True)
-
-
-def _adjacency(_read: Read) -> Iterator[_Part]:
-    """A symmetric matrix with rows that sum to about one."""
-    import torch
-
-    def make(rows: int, generator: Any) -> Any:
-        linked = (torch.rand(rows, rows, generator=generator) < 0.3).float()
-        linked = ((linked + linked.T) > 0).float() + torch.eye(rows)
-        return linked / linked.sum(1, keepdim=True)
-
-    yield _Part(Guess("adjacency", make), whole=True)
-
-
-def _one_graph(_read: Read) -> Iterator[_Part]:
-    import torch
-
-    yield _Part(Guess("one graph", lambda rows, _: torch.zeros(rows, dtype=torch.long)), whole=True)
-
-
-def _times(read: Read) -> Iterator[_Part]:
-    """Time steps: whole numbers, fractions, or a column of them."""
-    import torch
-    from torch import nn
-
-    if isinstance(read.reader, nn.Embedding):
-        yield _Part(ids(None, read.reader.num_embeddings))
-        return
-    column = _Part(Guess("times", lambda rows, generator: torch.rand(rows, 1, generator=generator)))
-    if isinstance(read.reader, nn.Linear) and read.reader.in_features == 1 and not read.moves:
-        yield column
-    yield _Part(
-        Guess("time steps below 10", lambda rows, generator: torch.randint(0, 10, (rows,), generator=generator))
-    )
-    yield _Part(Guess("times", lambda rows, generator: torch.rand(rows, generator=generator)))
-    yield column
-    yield _Part(Guess("one time", lambda _rows, generator: torch.rand((), generator=generator)), whole=True)
-
-
-def _masks(_read: Read) -> Iterator[_Part]:
-    """Masks that let everything pass: true or one, for each sample and position."""
-    import torch
-
-    for kind in (torch.bool, torch.float32):
-        for shape in ((16,), (16, 16), (1, 1, 16)):
-
-            def make(rows: int, _generator: Any, shape: Any = shape, kind: Any = kind) -> Any:
-                return torch.ones(rows, *shape, dtype=kind)
-
-            yield _Part(Guess("a full mask", make), shape[-1])
-    yield _Part(Guess("a full mask", lambda _rows, _generator: torch.ones(16, 16, dtype=torch.bool)), 16, whole=True)
-
-
-def _lengths(_read: Read) -> Iterator[_Part]:
-    """How long each sequence is: full length."""
-    import torch
-
-    yield _Part(Guess("full lengths", lambda rows, _: torch.full((rows,), 16)), 16)
-    yield _Part(Guess("full lengths", lambda rows, _: torch.full((rows,), 8)), 8)
-
-
-_NAMED: tuple[tuple[re.Pattern[str], Callable[[Read], Iterator[_Part]]], ...] = (
-    (re.compile(r"t|time|times|timesteps?|time_steps?|steps?|sigmas?|noise_level|noise_labels"), _times),
-    (re.compile(r".*mask.*"), _masks),
-    (re.compile(r"len|lens|lengths?|.*_lens?|.*_lengths?"), _lengths),
-    (re.compile(r"edge_index|edges|edge_idx"), _edges),
-    (re.compile(r"edge_attrs?|edge_weights?|edge_features?"), _of_edges),
-    (re.compile(r"adj|adj_t|adjacency.*|adj_matrix"), _adjacency),
-    (re.compile(r"batch|batch_idx|batch_index"), _one_graph),
-)
-
-
-def _joined(reads: list[Read], choice: tuple[_Part, ...]) -> Guess:
+def _joined(reads: list[Read], choice: tuple[Part, ...]) -> Guess:
     """Put the tensors where the forward takes them from."""
     if len(reads) == 1 and len(reads[0].path) == 1 and not str(reads[0].path[0]).startswith("*"):
         return replace(choice[0].guess, whole=choice[0].whole)
@@ -336,7 +180,7 @@ def _joined(reads: list[Read], choice: tuple[_Part, ...]) -> Guess:
     return Guess(text, make, whole=any(part.whole for part in choice), repair=instead)
 
 
-def _repaired(choice: tuple[_Part, ...], error: NndiagError) -> Iterator[tuple[_Part, ...]]:
+def _repaired(choice: tuple[Part, ...], error: NndiagError) -> Iterator[tuple[Part, ...]]:
     """Yield the parts with one of them changed as the error asks, and before that all that were like it."""
     for place, part in enumerate(choice):
         alike = [item.guess.sample is not None and item.guess.sample == part.guess.sample for item in choice]

@@ -184,7 +184,7 @@ def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed) -> tuple[An
     try:
         with borrow(model), seeded(0), torch.no_grad():
             model.eval()
-            inputs = guess.inputs(rows, torch.Generator().manual_seed(0))
+            inputs = _made(guess, rows)
             with guard:
                 output = call(model, inputs)
             main_output(output)
@@ -192,6 +192,16 @@ def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed) -> tuple[An
     except NndiagError as error:
         failed.add(guess, error, guard.operations)
         raise
+
+
+def _made(guess: Guess, rows: int) -> Any:
+    """Make the inputs of a guess, which may be as wrong as any guess."""
+    import torch
+
+    try:
+        return guess.inputs(rows, torch.Generator().manual_seed(0))
+    except (RuntimeError, ValueError, TypeError, IndexError) as wrong:
+        raise NndiagError(f"{guess.text} cannot be made: {wrong}", hint="") from None
 
 
 def _affordable(guess: Guess, output: Any, kept: int) -> int:

@@ -96,7 +96,7 @@ def _named(sample: tuple[int, ...], said: str) -> Iterator[tuple[int, ...]]:
     """Take a size that the message names beside the one it got: "input height (32) doesn't match model (224)"."""
     if len(sample) < 2:
         return
-    numbers = [int(word) for word in re.findall(r"(?<![\w.])\d{1,4}(?![\w.])", said.split(" (/")[0])]
+    numbers = [int(word) for word in re.findall(r"(?<![\w.])\d{1,4}(?![\w.])", said.split(" (/", maxsplit=1)[0])]
     for number in [item for item in dict.fromkeys(numbers) if item >= 4][:3]:
         if number not in sample:
             yield (sample[0], *(number for _ in sample[1:]))
