@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nndiag.lab.dropout_graph import Span, Step
 
 BUDGET = 60_000  # pre-activations looked at
+PARTS = 600_000  # contributions of single channels held at once
 _CONVS: dict[str, Callable[..., Tensor]] = {
     "conv1d": functional.conv1d,
     "conv2d": functional.conv2d,
@@ -32,13 +33,30 @@ class Sums:
 
     mean: Tensor  # eval pre-activations, (samples, …, units) or (samples, channels, …)
     power: PowerSums  # of the contributions to each, same shape
-    signal: Tensor  # variance of each unit over the whole batch and positions, (units,)
-    noise: Tensor  # Σ c² averaged likewise, (units,)
     inputs: int  # contributions per unit
     bias: Tensor | None = None  # of the map, (units,)
     weight: Tensor | None = None  # (units, inputs), of a dense map
     rows: Tensor | None = None  # (samples, inputs), what it reads
     contributions: Callable[[Tensor], Tensor] | None = None  # indices into `mean` -> (sums, inputs)
+
+    @property
+    def signal(self) -> Tensor:
+        """Variance of each unit over the batch and positions, (units,)."""
+        if self.rows is not None and self.weight is not None:
+            return (self.rows @ self.weight.T).var(0, unbiased=False)
+        return self.mean.var(_all_but_units(self.mean), unbiased=False)
+
+    @property
+    def noise(self) -> Tensor:
+        """Σ c² of each unit, averaged likewise, (units,)."""
+        if self.rows is not None and self.weight is not None and self.inputs == self.weight.shape[1]:
+            return (self.rows * self.rows).mean(0) @ (self.weight**2).T
+        return self.power.second.mean(_all_but_units(self.power.second))
+
+
+def _all_but_units(sums: Tensor) -> tuple[int, ...]:
+    """Units stand last behind a dense map, second behind a convolution."""
+    return (0,) if sums.dim() == 2 else tuple(axis for axis in range(sums.dim()) if axis != 1)
 
 
 def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:  # noqa: PLR0913 - the parts of a call
@@ -63,34 +81,35 @@ def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channel
     if isinstance(weight_bias, str):
         return weight_bias
     weight, bias = weight_bias
-    rows = x.detach().double().reshape(-1, x.shape[-1])
-    weight = weight.detach().double()
+    rows = x.detach().reshape(-1, x.shape[-1])
     spans = x.shape[-1] // channels if unit == CHANNEL and channels and x.shape[-1] % channels == 0 else 1
-    return _linear(rows, weight, bias, spans)
+    return _linear(rows, weight.detach(), bias, spans)
 
 
 def _linear(rows: Tensor, weight: Tensor, bias: Tensor | None, spans: int) -> Sums:
     """Power sums of w_ji x_i over i, for some of the rows."""
     keep = max(8, min(len(rows), BUDGET // max(1, len(weight))))
-    some = rows[:: max(1, len(rows) // keep)][:keep]
-    mean = some @ weight.T
+    some, quick = _quick(rows[:: max(1, len(rows) // keep)][:keep]), _quick(weight)
+    mean = (some @ quick.T).double()
     if bias is not None:
         mean = mean + bias.detach().double()
+    rows, weight = rows.double(), weight.double()
     if spans > 1:
-        few = some[: max(1, min(16, 20_000_000 // weight.numel()))]
+        few = some[: max(1, min(16, 2_000_000 // weight.numel()))].double()
         parts = grouped(few[:, None] * weight[None], weight.shape[1] // spans)
-        power, mean = PowerSums.of(parts), mean[: len(few)]
-        contributions = _picked(parts)
-        noise = power.second.mean(0)
         inputs = weight.shape[1] // spans
-    else:
-        square = some * some
-        power = PowerSums(square @ (weight**2).T, (square * some) @ (weight**3).T, (square * square) @ (weight**4).T)
-        noise = (rows * rows).mean(0) @ (weight**2).T
-        inputs = weight.shape[1]
-        contributions = _products(some, weight)
-    signal = (rows @ weight.T).var(0, unbiased=False)
-    return Sums(mean, power, signal, noise, inputs, bias, weight, rows, contributions)
+        return Sums(mean[: len(few)], PowerSums.of(parts), inputs, bias, weight, rows, _picked(parts))
+    square, heavy = some * some, quick * quick
+    power = PowerSums(
+        (square @ heavy.T).double(), ((square * some) @ (heavy * quick).T).double(),
+        ((square * square) @ (heavy * heavy).T).double(),
+    )  # fmt: skip
+    return Sums(mean, power, weight.shape[1], bias, weight, rows, _products(some.double(), weight))
+
+
+def _quick(x: Tensor) -> Tensor:
+    """In the precision of the model, half precision apart: sums of powers need no more, and double takes longer."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def _picked(parts: Tensor) -> Callable[[Tensor], Tensor]:
@@ -118,36 +137,47 @@ def _matrix(op: str, x: Tensor, args: Any, kwargs: Any) -> tuple[Tensor, Tensor 
 def _conv(op: str, x: Tensor, args: Any, kwargs: Any, *, by_channel: bool) -> Sums | str:
     names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
     given = {**dict(zip(names, args, strict=False)), **kwargs}
-    weight = given["weight"].detach().double()
+    weight = _quick(given["weight"].detach())
     options = {name: given[name] for name in ("stride", "padding", "dilation") if name in given}
     groups = int(given.get("groups", 1))
-    bias = given.get("bias")
+    bias = given["bias"].detach().double() if given.get("bias") is not None else None
     convolve = _CONVS[op]
-    x = x.detach().double()
+    x = _quick(x.detach())
+    inside = weight.shape[1]
     size = convolve(x[:1], weight, **options, groups=groups).numel()
     some = x[: max(1, min(len(x), BUDGET * 4 // max(1, size)))]
-    mean = convolve(some, weight, bias.detach().double() if bias is not None else None, **options, groups=groups)
-    axes = tuple(axis for axis in range(mean.dim()) if axis != 1)
-    if by_channel and groups == 1:
-        out, inside = weight.shape[:2]
-        few = some[: max(1, min(len(some), 8_000_000 // max(1, size * inside)))]
-        if size * inside > 40_000_000:
-            return "the map behind it is too large to take apart by channels"
-        each = weight.transpose(0, 1).reshape(inside * out, 1, *weight.shape[2:])
-        parts = convolve(few, each, **options, groups=inside).unflatten(1, (inside, out)).movedim(1, -1)  # type: ignore[no-untyped-call]
-        power, inputs = PowerSums.of(parts), inside
-        mean = mean[: len(few)]
-        contributions: Callable[[Tensor], Tensor] | None = _picked(parts)
-    elif by_channel:
+    if by_channel and groups > 1:
         return "channel dropout in front of a grouped convolution"
+    contributions: Callable[[Tensor], Tensor] | None
+    if by_channel:
+        # Every input channel apart: as many samples and, of wide layers, as many output channels as fit.
+        some = some[: max(1, PARTS // max(1, size * inside))]
+        weight = weight[:: max(1, size * inside // PARTS)]
+        each = weight.transpose(0, 1).reshape(inside * len(weight), 1, *weight.shape[2:])
+        parts = convolve(some, each, **options, groups=inside).unflatten(1, (inside, len(weight))).movedim(1, -1)  # type: ignore[no-untyped-call]
+        mean, power, inputs, contributions = (
+            parts.double().sum(-1),
+            PowerSums.of(parts),
+            inside,
+            _picked(parts.double()),
+        )
+        bias = bias[:: max(1, size * inside // PARTS)] if bias is not None else None
     else:
-        square = some * some
-        raised = [convolve(a, weight**k, **options, groups=groups) for a, k in
-                  ((square, 2), (square * some, 3), (square * square, 4))]  # fmt: skip
+        square, heavy = some * some, weight * weight
+        mean, *raised = [
+            convolve(a, w, **options, groups=groups).double()
+            for a, w in (
+                (some, weight),
+                (square, heavy),
+                (square * some, heavy * weight),
+                (square * square, heavy * heavy),
+            )
+        ]
         power, inputs = PowerSums(*raised), weight[0].numel()
-        contributions = _patches(some, weight, options, groups)
-    noise = power.second.mean(axes)
-    return Sums(mean, power, mean.var(axes, unbiased=False), noise, inputs, contributions=contributions)
+        contributions = _patches(some.double(), weight.double(), options, groups)
+    if bias is not None:
+        mean = mean + bias.reshape(-1, *[1] * (weight.dim() - 2))
+    return Sums(mean, power, inputs, contributions=contributions)
 
 
 def _patches(x: Tensor, weight: Tensor, options: dict[str, Any], groups: int) -> Callable[[Tensor], Tensor] | None:
