@@ -48,7 +48,17 @@ app = typer.Typer(
         "MODEL is file.py:attr, pkg.mod:attr (your code is run), a Hugging Face folder or a checkpoint. "
         "Each command prints a report on stdout and talks on stderr. 'nndiag COMMAND --help' shows an example."
     ),
-    epilog="Exit codes: 0 clean, 1 findings, 2 usage, 3 could not load or run, 4 nothing applicable.",
+    epilog=(
+        "Examples:\n\n"
+        "  nndiag check-dropout models.py:build data.py:loader\n\n"
+        "  nndiag check-normalization models.py:build train.npz --serve serve.npz\n\n"
+        "  nndiag entropy-floor labels.npy --curve run.csv:train_loss\n\n"
+        "  nndiag embedding-cost --vocab 2000000 --dim 64 --optimizer adam\n\n"
+        "  nndiag init-symmetry model.keras\n\n"
+        "  nndiag multigpu-lr accelerate.yaml --base-lr 3e-4 --base-batch 32\n\n"
+        "  nndiag init; nndiag all -o html:report.html\n\n"
+        "Exit codes: 0 clean, 1 findings, 2 usage, 3 could not load or run, 4 nothing applicable."
+    ),
 )
 
 
