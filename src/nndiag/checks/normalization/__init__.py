@@ -180,11 +180,10 @@ class Told:
             (item for item in self.findings if item.rule.code == "NRM201" and item.severity > Severity.NOTE), None
         )
         for item in self._waiting:
-            scale = item.rule.code in SCALE_CODES
-            if inside and scale:
+            if inside and item.rule.code in SCALE_CODES:
                 continue  # what the first layer reads is small or off because it is prepared twice
             said = self._once(item)
-            if self._harmless and scale:
+            if self._harmless and UNCURED not in item.message:
                 said = _noted(said, "a short training of this model was no worse for it")
             elif headline is not None and item.rule.code != "NRM003" and UNCURED not in item.message:
                 said = _noted(said, "what that does to training is measured under NRM201")

@@ -28,6 +28,7 @@ DESCENT = {"sgd", "asgd"}
 SIGN_LIKE = {"adam", "adamw", "nadam", "radam", "adamax", "rmsprop", "adagrad", "lion"}
 ABOVE = 2.0  # times the ceiling; below, only a loss that doubles speaks
 FAR_ABOVE = 10.0
+SHARE = 5  # of the time left that one measurement of the curvature may take
 BATCHES = 4  # that tell how sure the ceiling is
 LOGITS = 10.0  # that a first sign step may move a unit
 
@@ -106,7 +107,9 @@ def _ceiling(bench: Bench, view: View, *, sane: bool) -> Iterator[Observation]:
     if rate.kind not in SIGN_LIKE:
         yield Skip(
             "NRM101",
-            f"no ceiling is known for {rate.kind}" if rate.kind not in DESCENT else "the loss has no curvature here",
+            f"no ceiling is known for {rate.kind}"
+            if rate.kind not in DESCENT
+            else "the loss has no curvature here, or the time did not suffice to measure it",
         )
         return
     moved = reach(first.values, first.axis, rate.lr, fan_in(bench.make(), first))
@@ -123,11 +126,12 @@ def _descent_ceiling(bench: Bench, view: View, first: FirstLayer, rate: Rate | N
 
     assert bench.objective is not None
     seed = bench.subject.run.seed
-    steep = sharpness(bench.make(), batch, bench.objective, first.parameters, seed=seed)
+    time = bench.subject.run.seconds_left / SHARE
+    steep = sharpness(bench.make(), batch, bench.objective, first.parameters, seed=seed, seconds=time)
     size = math.sqrt(float((view.profile.moments.rms**2).mean()))
     if first.raw and size > LOGITS:
         calm = shrunk(bench.make(), first.parameters, size)
-        later = sharpness(calm, batch, bench.objective, first.parameters, seed=seed)
+        later = sharpness(calm, batch, bench.objective, first.parameters, seed=seed, seconds=time)
         steep = max(steep, later) if math.isfinite(later) else steep
     momentum = rate.momentum if rate and rate.kind in DESCENT else 0.0
     return step_ceiling(steep, momentum) if math.isfinite(steep) else math.nan
