@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.lab.forward import unwrapped
+from nndiag.lab.units_leaf import qualified, weight_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _NORMS = ("norm", "bn", "ln")
-_REPARAMETRISED = ("weight_orig", "weight_v", "parametrizations.weight.original1", "parametrizations.weight.original",
-                   "parametrizations.weight.original0")  # fmt: skip
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "LSTMCell": 4, "GRUCell": 3, "RNNCell": 1}
 
 
@@ -97,10 +96,9 @@ def _renamed(view: UnitView, model: nn.Module, names: Mapping[int, str]) -> Unit
     def through(read: Callable[[Mapping[str, Tensor]], Tensor]) -> Callable[[Mapping[str, Tensor]], Tensor]:
         return lambda tensors: read(_Aliased(tensors, alias))  # type: ignore[arg-type]
 
-    return UnitView(
-        view.module, view.cls, view.part, view.kind, tuple(alias[item] for item in view.weights),
-        tuple(alias[item] for item in view.biases), view.units, through(view.read),
-        through(view.read_bias) if view.read_bias else None, view.classes,
+    return replace(
+        view, weights=tuple(alias[item] for item in view.weights), biases=tuple(alias[item] for item in view.biases),
+        read=through(view.read), read_bias=through(view.read_bias) if view.read_bias else None,
     )  # fmt: skip
 
 
@@ -138,7 +136,7 @@ def _views_of(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator
         yield _conv(name, module)
     elif isinstance(module, nn.Linear):
         yield _plain(name, module, "linear", lambda w: w.flatten(1), module.out_features)
-    elif kind == "Conv1D" and _weight_name(module) is not None:  # Hugging Face's, kept as (in, out)
+    elif kind == "Conv1D" and weight_name(module) is not None:  # Hugging Face's, kept as (in, out)
         yield _plain(name, module, "linear", lambda w: w.t(), int(module.weight.shape[1]))  # type: ignore[index]
     else:
         yield from _bare(name, module, uses)
@@ -148,34 +146,17 @@ def _join(name: str, leaf: str) -> str:
     return f"{name}.{leaf}" if name else leaf
 
 
-def _weight_name(module: nn.Module) -> str | None:
-    """Name of the parameter behind `weight`: pruned, weight-normed and parametrised layers keep another."""
-    own = module._parameters  # noqa: SLF001 - the table itself: `weight` may be a computed attribute
-    if own.get("weight") is not None:
-        return "weight"
-    for leaf in _REPARAMETRISED:
-        owner, _, last = leaf.rpartition(".")
-        try:
-            holder = module.get_submodule(owner)
-        except AttributeError:
-            continue
-        item = holder._parameters.get(last)  # noqa: SLF001 - likewise
-        if item is not None and item.dim() >= 2 and min(item.shape[:2]) > 0:
-            return leaf
-    return None
-
-
 def _plain(  # noqa: PLR0913, PLR0917 - a view's parts
     name: str, module: nn.Module, kind: str, turn: Callable[[Tensor], Tensor], units: int,
     classes: tuple[int, ...] | None = None,
 ) -> UnitView:  # fmt: skip
-    leaf = _weight_name(module) or "weight"
+    leaf = weight_name(module) or "weight"
     weight = _join(name, leaf)
     has_bias = module._parameters.get("bias") is not None  # noqa: SLF001 - likewise
     bias = _join(name, "bias")
     return UnitView(
         module=name,
-        cls=_qualified(module),
+        cls=qualified(module),
         part="",
         kind=kind,
         weights=(weight,),
@@ -232,7 +213,7 @@ def _recurrent_view(name: str, module: nn.Module, gates: int, leaves: tuple[str,
 
     return UnitView(
         module=name,
-        cls=_qualified(module),
+        cls=qualified(module),
         part=part,
         kind="recurrent",
         weights=(ih, hh),
@@ -246,8 +227,11 @@ def _recurrent_view(name: str, module: nn.Module, gates: int, leaves: tuple[str,
 
 
 def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[UnitView]:
-    """Query, key and value rows of torch's attention, packed or apart. The out-projection is a Linear of its own."""
-    width, heads = module.embed_dim, module.num_heads
+    """Query, key and value rows of torch's attention, packed or apart. The out-projection is a Linear of its own.
+
+    Rows of different heads are compared as well: a cloned head is a group of pairs.
+    """
+    width = module.embed_dim
     bias = _join(name, "in_proj_bias") if module.in_proj_bias is not None else None
     for index, part in enumerate("qkv"):
         packed = module.in_proj_weight is not None
@@ -255,7 +239,7 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[UnitView]:
         span = slice(index * width, (index + 1) * width)
         yield UnitView(
             module=name,
-            cls=_qualified(module),
+            cls=qualified(module),
             part=part,
             kind="attention",
             weights=(weight,),
@@ -265,9 +249,7 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[UnitView]:
                 tensors[weight][span] if packed else tensors[weight]
             ),
             read_bias=(lambda tensors, span=span: tensors[bias][span, None]) if bias else None,  # type: ignore[misc]
-            classes=None,
         )
-    _ = heads  # rows of different heads are compared as well: a cloned head is a group of pairs
 
 
 def _bare(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator[UnitView]:
@@ -285,7 +267,7 @@ def _bare(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator[Uni
         bias = _join(name, "bias") if beside is not None and beside.shape == (units,) else None
         yield UnitView(
             module=name,
-            cls=_qualified(module),
+            cls=qualified(module),
             part="" if own else leaf,
             kind="raw",
             weights=(full,),
@@ -295,9 +277,3 @@ def _bare(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator[Uni
             read_bias=(lambda tensors, bias=bias: tensors[bias][:, None]) if bias else None,  # type: ignore[misc]
             classes=classes,
         )
-
-
-def _qualified(module: nn.Module) -> str:
-    kind = type(module)
-    root = kind.__module__.split(".")[0]
-    return f"torch.nn.{kind.__name__}" if root == "torch" else f"{kind.__module__}.{kind.__qualname__}"
