@@ -96,3 +96,90 @@ def test_a_time_read_off_a_line_is_never_called_measured(ask):
     share = next(item for item in document["findings"] if item["code"] == "EMB101")
     assert "(extrapolated)" in share["message"]
     assert "extrapolated from" in share["evidence"]["detail"]
+
+
+BARE = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Bare(nn.Module):
+    def __init__(self, how, rows=2_000_000, dim=64):
+        super().__init__()
+        self.how, self.table, self.out = how, nn.Parameter(torch.empty(rows, dim)), nn.Linear(dim, 5)
+
+    def forward(self, ids):
+        if self.how == "embedding":
+            vectors = F.embedding(ids, self.table)
+        elif self.how == "index":
+            vectors = self.table[ids]
+        else:
+            vectors = self.table.index_select(0, ids.flatten()).view(*ids.shape, -1)
+        return self.out(vectors.mean(1))
+
+
+class Hot(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.project = nn.Linear(20_000, 128)
+
+    def forward(self, ids):
+        hot = torch.zeros(*ids.shape, 20_000, device=ids.device).scatter_(-1, ids.unsqueeze(-1), 1.0)
+        return self.project(hot).mean(1)
+
+
+def embedding():
+    return Bare("embedding")
+
+
+def index():
+    return Bare("index")
+
+
+def select():
+    return Bare("select")
+
+
+def position_bias():
+    return Bare("index", rows=169, dim=4)
+"""
+
+
+@pytest.mark.parametrize("how", ["embedding", "index", "select"])
+def test_a_bare_parameter_that_is_looked_up_is_a_table(ask, tmp_path, how):
+    (tmp_path / "bare.py").write_text(BARE)
+    _, document = ask(f"bare.py:{how}", "--optimizer", "adam", "--no-measure")
+    assert found(document)["EMB001"] == "error"
+    assert document["findings"][0]["where"]["module"] == "table"
+
+
+def test_an_indexed_position_bias_is_no_table(ask, tmp_path):
+    (tmp_path / "bare.py").write_text(BARE)
+    assert ask("bare.py:position_bias", "--no-measure")[0] == 4
+
+
+def test_one_hot_vectors_made_by_scatter_are_seen(ask, tmp_path):
+    (tmp_path / "bare.py").write_text(BARE)
+    _, document = ask("bare.py:Hot", "--no-measure")
+    assert "EMB010" in found(document)
+
+
+def test_micro_batches_and_kept_gradients_are_in_the_ledger(ask):
+    numbers = ["--vocab", "1000000", "--dim", "128", "--optimizer", "adam"]
+    plain, more = (
+        {item["name"]: item["value"] for item in ask(*numbers, *options)[1]["measurements"]}["bytes_moved_per_step"]
+        for options in ([], ["--accumulation", "2", "--no-set-to-none"])
+    )
+    table, rows = 0.512e9, 5 * 4096 * 512
+    # one more zero-fill, zeroing the kept gradient, both micro-batches added to it; the rows twice
+    assert more - plain == pytest.approx((1 + 1 + 2 * 3) * table + rows)
+
+
+def test_the_published_planner_speaks_where_several_devices_train(ask):
+    options = ["--vocab", "100", "--dim", "10", "--batch-size", "512", "--seq-len", "1", "--gpus", "2"]
+    _, document = ask(*options)
+    numbers = {item["name"]: item["value"] for item in document["measurements"]}
+    assert numbers["planner_forward"] == pytest.approx(9.356e-05, rel=1e-3)
+    assert numbers["planner_backward"] == pytest.approx(1.871e-04, rel=1e-3)
+    assert numbers["planner_communication"] == pytest.approx(2.256e-04, rel=1e-3)

@@ -9,9 +9,10 @@ from nndiag.core.findings import Where
 from nndiag.core.subject import Training
 from nndiag.lab import embedding
 from nndiag.lab.embedding_cures import RowWiseAdagrad
+from nndiag.lab.embedding_ids import ZipfIds
 from nndiag.lab.embedding_model import build
 from nndiag.lab.embedding_optim import route, try_dense, try_sparse
-from nndiag.lab.embedding_step import Trial, ZipfIds, forecast, sizes_to_try
+from nndiag.lab.embedding_step import Trial, forecast, sizes_to_try
 from nndiag.lab.embedding_uses import watch_forward
 from nndiag.load.sources import BuiltModel
 

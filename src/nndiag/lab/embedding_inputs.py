@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from nndiag.lab.embedding_step import ZipfIds
+from nndiag.lab.embedding_ids import ZipfIds
 from nndiag.lab.forward import signature
 
 if TYPE_CHECKING:

@@ -35,6 +35,14 @@ class ModelTiming:
     optimizer: float  # clipping included
 
 
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """What a training loop does around forward and backward."""
+
+    accumulation: int = 1  # micro-batches per step
+    set_to_none: bool = True
+
+
 def build(source: ModelSource, rows: Mapping[int, int], seed: int = 0, bare: Sequence[str] = ()) -> nn.Module:
     """Build the model, with fewer rows where asked.
 
@@ -73,32 +81,37 @@ def loss_function(model: nn.Module, batch: Batch, training: Training) -> Callabl
     return square
 
 
-def training_step(
+def training_step(  # noqa: PLR0913 - one step's parts, by name
     model: nn.Module,
     batch: Batch,
     loss: Callable[[Any], Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
     *,
     clip: float | None = None,
+    loop: Loop | None = None,
 ) -> tuple[float, float, float]:
     """Make one step and return the seconds of its three parts."""
+    loop = loop or Loop()
     device = next(model.parameters()).device
-    wait(device)
-    begun = time.perf_counter()
-    value = loss(call(model, batch.inputs))
-    wait(device)
-    after_forward = time.perf_counter()
-    value.backward()  # type: ignore[no-untyped-call]
-    wait(device)
-    after_backward = time.perf_counter()
+    forward = backward = 0.0
+    for _ in range(loop.accumulation):
+        wait(device)
+        begun = time.perf_counter()
+        value = loss(call(model, batch.inputs))
+        wait(device)
+        after_forward = time.perf_counter()
+        value.backward()  # type: ignore[no-untyped-call]
+        wait(device)
+        after_backward = time.perf_counter()
+        forward, backward = forward + after_forward - begun, backward + after_backward - after_forward
     if clip is not None:
         nn.utils.clip_grad_norm_(model.parameters(), clip)
     for optimizer in optimizers:
         optimizer.step()
     for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=loop.set_to_none)
     wait(device)
-    return after_forward - begun, after_backward - after_forward, time.perf_counter() - after_backward
+    return forward, backward, time.perf_counter() - after_backward
 
 
 def time_model(  # noqa: PLR0913 - budgets, by name
@@ -108,6 +121,7 @@ def time_model(  # noqa: PLR0913 - budgets, by name
     optimizers: Sequence[torch.optim.Optimizer],
     *,
     clip: float | None = None,
+    loop: Loop | None = None,
     seconds: float = 4.0,
     repeats: int = 5,
 ) -> ModelTiming:
@@ -119,6 +133,7 @@ def time_model(  # noqa: PLR0913 - budgets, by name
         training: For the loss.
         optimizers: Over its parameters.
         clip: Norm to clip to.
+        loop: Micro-batches and zero_grad.
         seconds: Time to spend, about; two steps are made at least.
         repeats: Wanted repetitions.
 
@@ -132,24 +147,25 @@ def time_model(  # noqa: PLR0913 - budgets, by name
     with threads(1), seeded(0), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
         loss = loss_function(model, batch, training)
         begun = time.perf_counter()
-        _guarded(model, batch, loss, optimizers, clip)
+        _guarded(model, batch, loss, optimizers, clip, loop)
         first = time.perf_counter() - begun
         while len(taken) < repeats and (not taken or time.perf_counter() - begun + first < seconds):
-            taken.append(_guarded(model, batch, loss, optimizers, clip))
+            taken.append(_guarded(model, batch, loss, optimizers, clip, loop))
     gc.collect()
     total = Timing.of([sum(parts) for parts in taken])
     return ModelTiming(total, *min(taken, key=lambda parts: abs(sum(parts) - total.typical)))
 
 
-def _guarded(
+def _guarded(  # noqa: PLR0913, PLR0917 - one step's parts, in its order
     model: nn.Module,
     batch: Batch,
     loss: Callable[[Any], Tensor],
     optimizers: Sequence[torch.optim.Optimizer],
     clip: float | None,
+    loop: Loop | None,
 ) -> tuple[float, float, float]:
     try:
-        return training_step(model, batch, loss, optimizers, clip=clip)
+        return training_step(model, batch, loss, optimizers, clip=clip, loop=loop)
     except NndiagError:
         raise
     except Exception as error:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import gc
-import math
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -14,12 +12,13 @@ from torch import nn
 
 from nndiag.lab.clock import Timing, threads, time_call
 from nndiag.science.roofline import Line, fit_line
-from nndiag.science.zipf import zipf_probabilities, zipf_unique
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from nndiag.lab.embedding_ids import ZipfIds
 
 TRY_BYTES = 64 * 2**20  # the largest table that is tried only to extrapolate
 HOLD_BYTES = 2**30  # everything a trial may hold at once
@@ -39,34 +38,6 @@ class StepTiming:
 
 
 @dataclass(frozen=True, slots=True)
-class ZipfIds:
-    """Id batches that follow Zipf's law, shuffled over the table as hashing or spelling would."""
-
-    lookups: int  # N per batch
-    count: int = 4  # different batches: a probe that reuses one does not see a growing momentum buffer
-    seed: int = 0
-    exponent: float = 1.0
-
-    def batches(self, rows: int) -> list[Tensor]:
-        """Draw `count` batches of ids (N,) below `rows`."""
-        return list(_draw(self, rows))
-
-    def unique(self, rows: int) -> float:
-        """Return how many different ids a batch holds on average."""
-        return zipf_unique(rows, self.lookups, self.exponent)
-
-
-@functools.lru_cache(maxsize=8)
-def _draw(law: ZipfIds, rows: int) -> Tensor:
-    generator = torch.Generator().manual_seed(law.seed)
-    weights = torch.from_numpy(zipf_probabilities(rows, law.exponent)).cumsum(0)
-    draws = torch.rand(law.count, law.lookups, dtype=torch.float64, generator=generator)
-    ranks = torch.searchsorted(weights, draws).clamp_(max=rows - 1)
-    stride = next(step for step in range(int(0.618 * rows) + 1, 2 * rows + 2) if math.gcd(step, rows) == 1)
-    return ranks.mul_(stride).remainder_(rows)  # (count, N); coprime, so that no two ranks share a row
-
-
-@dataclass(frozen=True, slots=True)
 class Trial:
     """A table to be timed: everything but its number of rows."""
 
@@ -76,6 +47,8 @@ class Trial:
     sparse: bool = False
     bag: int = 0  # ids per bag, 0: plain lookup
     clip: float | None = None
+    accumulation: int = 1  # micro-batches per step
+    set_to_none: bool = True
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
 
@@ -159,18 +132,19 @@ class _Step:
         self.parts: list[tuple[float, float, float]] = []
 
     def __call__(self) -> None:
-        ids = self._batches[self._turn % len(self._batches)]
-        self._turn += 1
-        shaped = ids.view(-1, self._trial.bag) if self._trial.bag else ids
-        out: list[Tensor] = []
-        forward = self._once(lambda: out.append(self._table(shaped)))
-        if self._upstream is None:
-            self._upstream = torch.full_like(out[0], 1e-3)
-        upstream = self._upstream
-        backward = self._once(lambda: torch.autograd.backward(out[0], upstream))
-        out.clear()
-        update = self._once(self._update)
-        self.parts.append((forward, backward, update))
+        forward = backward = 0.0
+        for _ in range(self._trial.accumulation):
+            ids = self._batches[self._turn % len(self._batches)]
+            self._turn += 1
+            shaped = ids.view(-1, self._trial.bag) if self._trial.bag else ids
+            out: list[Tensor] = []
+            forward += self._once(lambda: out.append(self._table(shaped)))  # noqa: B023 - called at once
+            if self._upstream is None:
+                self._upstream = torch.full_like(out[0], 1e-3)
+            upstream = self._upstream
+            backward += self._once(lambda: torch.autograd.backward(out[0], upstream))  # noqa: B023 - likewise
+            out.clear()
+        self.parts.append((forward, backward, self._once(self._update)))
 
     def warm(self, seconds: float) -> None:
         """Create the optimizer's state, and touch the rows of every batch, as long as there is time for it."""
@@ -202,7 +176,7 @@ class _Step:
         if self._trial.clip is not None:
             nn.utils.clip_grad_norm_([self._table.weight], self._trial.clip)
         self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad(set_to_none=self._trial.set_to_none)
 
 
 @dataclass(frozen=True, slots=True)

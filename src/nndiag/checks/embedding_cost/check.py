@@ -42,6 +42,8 @@ class EmbeddingCost:
         memory: Of one device, such as 40GiB.
         gpus: Devices that train in parallel.
         clip_grad_norm: Norm to which gradients are clipped.
+        accumulation: Micro-batches per step.
+        set_to_none: zero_grad drops the gradients; otherwise they are zeroed and added to.
         tied: The output layer shares the table.
         sparse: The table is built with sparse=True.
         measure: Read the clock; by default where there is a model.
@@ -62,6 +64,8 @@ class EmbeddingCost:
     memory: str | None = None
     gpus: int = 1
     clip_grad_norm: float | None = None
+    accumulation: int = 1
+    set_to_none: bool = True
     tied: bool = False
     sparse: bool = False
     measure: bool | None = None
@@ -117,7 +121,12 @@ class EmbeddingCost:
     @property
     def around(self) -> Circumstances:
         """What else passes over a gradient."""
-        return Circumstances(clip=self.clip_grad_norm is not None, gpus=self.gpus)
+        return Circumstances(
+            clip=self.clip_grad_norm is not None,
+            gpus=self.gpus,
+            accumulation=self.accumulation,
+            set_to_none=self.set_to_none,
+        )
 
     def _validate(self, subject: Subject) -> None:
         for word, value in (("--vocab", self.vocab), ("--dim", self.dim), ("--seq-len", self.seq_len)):
@@ -125,6 +134,10 @@ class EmbeddingCost:
                 raise UsageError(
                     f"{word} is {value}, and a table has at least 1", hint=f"give {word} a positive number"
                 )
+        if self.accumulation < 1:
+            raise UsageError(
+                f"--accumulation is {self.accumulation}", hint="count the micro-batches of a step: 1 or more"
+            )
         if self.gpus < 1:
             raise UsageError(f"--gpus is {self.gpus}", hint="count the devices that train in parallel: 1 or more")
         if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
@@ -215,7 +228,7 @@ class EmbeddingCost:
     def _memory(
         self, subject: Subject, specs: list[TableSpec], view: ModelView | None, memory: float | None
     ) -> Iterator[Observation]:
-        limit = memory if memory is not None else _device_memory(subject.run.device)
+        limit = memory if memory is not None else footprint.device_memory(subject.run.device)
         if limit is None or not specs:
             yield Skip("EMB009", "the memory is not known: give --memory 40GiB")
             return
@@ -284,17 +297,3 @@ def _source(subject: Subject) -> str:
     if tokens is not None:
         return str(tokens.name)
     return subject.data.name if subject.data is not None else "the data"
-
-
-def _device_memory(device: str) -> float | None:
-    """Memory of an accelerator, or of this machine."""
-    if not device.startswith("cpu"):
-        from nndiag.lab.clock import accelerator_memory
-
-        return accelerator_memory(device)
-    import os
-
-    try:
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError, AttributeError):
-        return None

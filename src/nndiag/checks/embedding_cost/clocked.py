@@ -6,7 +6,7 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nndiag.checks.embedding_cost import rules
+from nndiag.checks.embedding_cost import makers, rules
 from nndiag.checks.embedding_cost.cures import Cure, order
 from nndiag.checks.embedding_cost.rules import Rest
 from nndiag.checks.embedding_cost.spec import ledger
@@ -76,15 +76,15 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
     yield Step("measuring this machine", 0.1)
     machine = measure_machine(subject.run.device)
     yield from _machine(machine)
-    makers = (
-        timing.makers_from_name(costliest)
+    make = (
+        makers.makers_from_name(costliest)
         if view is None
-        else timing.makers_from_model(view, trained_index(view, costliest))
+        else makers.makers_from_model(view, trained_index(view, costliest))
     )
     yield Step("timing the table", 0.2)
     try:
         table = timing.time_tables(
-            costliest, check.around, machine, makers, kept_rows=kept, device=subject.run.device,
+            costliest, check.around, machine, make, kept_rows=kept, device=subject.run.device,
             seconds=min(4.0, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
         )  # fmt: skip
         whole: WholeStep | None = None
@@ -94,7 +94,9 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
             for spec in trained:
                 if spec is not costliest:
                     seconds[spec.name] = ledger(spec, check.around).seconds(machine)
-            whole = timing.time_whole(subject, view, seconds, clip=check.clip_grad_norm, seconds=min(3.0, 0.2 * budget))
+            whole = timing.time_whole(
+                subject, view, seconds, check.around, clip=check.clip_grad_norm, seconds=min(3.0, 0.2 * budget)
+            )
     except NndiagError as error:
         return f"no step could be timed: {error.message}"
     except Exception as error:  # noqa: BLE001 - the user's step raises: sparse gradients under Adam, say

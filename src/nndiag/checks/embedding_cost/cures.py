@@ -92,6 +92,15 @@ def _same(spec: TableSpec, around: Circumstances) -> Iterator[Cure]:
                 with_optimizer(spec, each),
                 around,
             )
+    if not around.set_to_none and not spec.sparse:
+        yield Cure(
+            "set-to-none",
+            "zero_grad(set_to_none=True)",
+            KEPT,
+            "same mathematics; a parameter without a gradient is skipped instead of stepped with zeros",
+            spec,
+            replace(around, set_to_none=True),
+        )
     if around.gpus > 1 and not around.bucket_view:
         yield Cure(
             "bucket-view",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from nndiag.checks.embedding_cost.spec import Circumstances, ledger
@@ -83,3 +84,15 @@ def memory(
         "half-precision state, or sharding the table",
         severity=None if stated else Severity.NOTE,
     )
+
+
+def device_memory(device: str) -> float | None:
+    """Memory of an accelerator, or of this machine."""
+    if not device.startswith("cpu"):
+        from nndiag.lab.clock import accelerator_memory
+
+        return accelerator_memory(device)
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):
+        return None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from nndiag.checks.embedding_cost.numbers import expected_rows, optimizer_from_name
+from nndiag.checks.embedding_cost.numbers import optimizer_from_name
 from nndiag.checks.embedding_cost.spec import LABELS, Optimizer, TableSpec
 from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.core.findings import Where
 from nndiag.science import tables, tables_layers
+from nndiag.science.zipf import zipf_unique
 from nndiag.science.zipf_stream import RowCounter
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _spec(subject: Subject, view: ModelView, site: TableSite, assumed: int) -> T
     if counts is not None and counts.lookups:
         unique, how = counts.unique, "measured on the data"
     else:
-        unique, how = expected_rows(site.rows, lookups), "under Zipf's law with exponent 1, an assumption"
+        unique, how = zipf_unique(site.rows, lookups), "under Zipf's law with exponent 1, an assumption"
     where = replace(_place(subject), module=site.name, cls=site.cls)
     return TableSpec(
         name=site.name,

@@ -8,7 +8,7 @@ from nndiag.checks.embedding_cost.spec import DEFAULT_LR, Optimizer, TableSpec, 
 from nndiag.core.errors import UsageError, did_you_mean
 from nndiag.core.findings import Where
 from nndiag.science import tables
-from nndiag.science.zipf import expected_unique, zipf_probabilities
+from nndiag.science.zipf import zipf_unique
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 ITEMSIZE = {"float64": 8, "float32": 4, "tf32": 4, "float16": 2, "bfloat16": 2}
 _DTYPES = {"fp64": "float64", "double": "float64", "fp32": "float32", "float": "float32", "fp16": "float16",
            "half": "float16", "bf16": "bfloat16"}  # fmt: skip
-SHAPE_LIMIT = 10**7  # rows over which Zipf's law is summed; the tail beyond is integrated
 
 
 def dtype_of(text: str) -> str:
@@ -82,23 +81,6 @@ def _implementation(name: str, options: Mapping[str, Any], device: str) -> str:
     return tables.FOR_LOOP
 
 
-def expected_rows(rows: int, lookups: int, exponent: float = 1.0) -> float:
-    """Distinct rows that N lookups touch under Zipf's law.
-
-    Beyond `SHAPE_LIMIT` rows, groups of neighbouring ranks are taken together: their probabilities hardly differ.
-    """
-    if rows <= SHAPE_LIMIT:
-        return expected_unique(zipf_probabilities(rows, exponent), lookups).mean
-    import numpy as np
-
-    edges = np.unique(np.concatenate([np.arange(1, 10**5), np.geomspace(1e5, rows + 1, 10**5)]).astype(np.float64))
-    width = np.diff(edges)
-    middle = (edges[:-1] + edges[1:] - 1) / 2
-    weight = middle**-exponent
-    p = weight / (weight * width).sum()
-    return float((width * -np.expm1(lookups * np.log1p(-p))).sum())
-
-
 def spec_from_numbers(  # noqa: PLR0913 - a table has these numbers
     training: Training,
     *,
@@ -120,7 +102,7 @@ def spec_from_numbers(  # noqa: PLR0913 - a table has these numbers
         dim=dim,
         optimizer=optimizer,
         lookups=lookups,
-        unique=expected_rows(vocab, lookups),
+        unique=zipf_unique(vocab, lookups),
         unique_how="under Zipf's law with exponent 1, an assumption",
         itemsize=ITEMSIZE[word],
         dtype=word,

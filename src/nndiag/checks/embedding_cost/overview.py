@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from nndiag.checks.embedding_cost.cures import Cure
+from nndiag.checks.embedding_cost.details import details
 from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec, ledger
 from nndiag.checks.embedding_cost.words import duration, percent, size, times
 from nndiag.core.findings import Answer, Measurement, Series, Table
@@ -57,6 +58,7 @@ def answer_static(  # noqa: PLR0913, PLR0917 - what arithmetic yields, in its or
         yield _cure_table(cures, seconds)
         yield _meanings(cures)
         yield from _bars(cures)
+    yield from details(spec, around, machine)
     yield from _against_rows(spec, lambda rows: ledger(replace(spec, rows=rows), around).seconds(machine), rest.seconds)
 
 
@@ -75,6 +77,7 @@ def answer_clocked(
     yield _cure_table(result.cures, result.table.seconds)
     yield _meanings(result.cures)
     yield from _bars(result.cures)
+    yield from details(spec, around, result.machine)
     yield from _against_rows(spec, result.table.forecast.at, result.rest.seconds)
 
 

@@ -88,11 +88,13 @@ class Circumstances:
     gpus: int = 1
     accumulation: int = 1
     bucket_view: bool = False
+    set_to_none: bool = True
 
     def extras(self, *, half: bool = False) -> tuple[Extra, ...]:
         """Passes outside the optimizer."""
         return tables.extra_passes(
             tables.Surroundings(
+                set_to_none=self.set_to_none,
                 clip=self.clip,
                 master_copy=half,
                 accumulation=self.accumulation,

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from nndiag.checks.embedding_cost.cures import Cure, cures, order
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
-from nndiag.science import tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,8 +83,8 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
     done: list[Cure] = []
     for cure in listed:
         forecast = now
-        if cure.key in {"hashed", "minimum-count", "frozen"}:  # fewer rows of the same step: on the same line
-            done.append(replace(cure, clock=now.at(cure.spec.rows), interval=now.interval_at(cure.spec.rows)))
+        if cure.key in {"hashed", "minimum-count", "frozen"}:  # fewer rows of the same step
+            done.append(_fewer_rows(cure, now, copies(cure), share))
             continue
         if cure.key == "bucket-view":
             done.append(cure)
@@ -100,12 +99,24 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
     return TableTiming(now, order(done))
 
 
+def _fewer_rows(cure: Cure, now: Forecast, held: float, seconds: float) -> Cure:
+    """Time the same step at fewer rows where that is quick, else read it off the line."""
+    from nndiag.lab import embedding_step as lab
+
+    rows, expected = cure.spec.rows, now.at(cure.spec.rows)
+    if cure.spec.bytes * held <= lab.HOLD_BYTES and 4 * expected < seconds:
+        took = lab.time_table(now.trial, rows, seconds=seconds / 3).total
+        return replace(cure, clock=took.typical, measured=True, interval=(took.low, took.high))
+    return replace(cure, clock=expected, interval=now.interval_at(rows))
+
+
 def _trial(  # noqa: PLR0913 - likewise
     spec: TableSpec, cure: Cure, make: Any, *, device: str, clip: float | None, seed: int
 ) -> Any:
     import torch
 
-    from nndiag.lab.embedding_step import Trial, ZipfIds
+    from nndiag.lab.embedding_ids import ZipfIds
+    from nndiag.lab.embedding_step import Trial
 
     dtype = getattr(torch, spec.dtype, torch.float32)
     return Trial(
@@ -114,69 +125,11 @@ def _trial(  # noqa: PLR0913 - likewise
         ids=ZipfIds(spec.lookups, seed=seed),
         sparse=cure.spec.sparse,
         clip=None if cure.spec.sparse else clip,
+        accumulation=cure.around.accumulation,
+        set_to_none=cure.around.set_to_none,
         dtype=dtype,
         device=device,
     )
-
-
-def makers_from_name(spec: TableSpec) -> Callable[[Cure], Any]:
-    """Return the maker of each cure's optimizer when the present one is of the catalogue."""
-    from nndiag.core.subject import Training
-    from nndiag.lab.embedding_cures import RowWiseAdagrad, sparse_twin
-    from nndiag.lab.optimizers import make_optimizer
-
-    def make(cure: Cure) -> Any:
-        optimizer = cure.spec.optimizer
-        if cure.key == "row-wise":
-            return lambda params: RowWiseAdagrad(params, lr=1e-3)
-        if cure.key == "sparse" or (optimizer.options is not None and optimizer.options.name == "sparse_adam"):
-            return sparse_twin(optimizer.family, 1e-3)
-        options = optimizer.options
-        if options is None:
-            raise NndiagError("the optimizer is unknown", hint="give the model, or --optimizer by name")
-        name = {"momentum": "sgd", "nesterov": "sgd"}.get(options.name, options.name)
-        return lambda params: make_optimizer(Training(optimizer=name, lr=1e-3, optimizer_args=_args(options)), params)
-
-    del spec
-    return make
-
-
-def _args(options: tables.OptimizerOptions) -> dict[str, Any]:
-    """Torch's arguments for these options, as far as its optimizer takes them."""
-    name = options.name
-    args: dict[str, Any] = {}
-    if name in {"sgd", "momentum", "nesterov", "rmsprop"} and options.momentum:
-        args["momentum"] = options.momentum
-    if options.nesterov:
-        args["nesterov"] = True
-    if options.amsgrad:
-        args["amsgrad"] = True
-    if options.centered:
-        args["centered"] = True
-    if name != "sparse_adam":
-        args["weight_decay"] = options.weight_decay
-    if options.implementation == tables.FUSED:
-        args["fused"] = True
-    elif name != "sparse_adam":
-        args["foreach"] = options.implementation == tables.FOREACH
-    return args
-
-
-def makers_from_model(view: ModelView, index: int) -> Callable[[Cure], Any]:
-    """Return the maker of each cure's optimizer when the user's own optimizer is at hand."""
-    from nndiag.lab.embedding_optim import maker
-
-    site = view.sites[index]
-    found = view.routing.of(site.key) if view.routing else None
-    by_name = makers_from_name(view.specs[index])
-
-    def make(cure: Cure) -> Any:
-        own = found is not None and (cure.spec.optimizer.options is None or cure.key in {"current", "factorised"})
-        if own and found is not None:
-            return maker(*found)
-        return by_name(cure)
-
-    return make
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +143,14 @@ class WholeStep:
     parts: tuple[float, float, float]  # forward, backward, optimizer, as run
 
 
-def time_whole(
-    subject: Subject, view: ModelView, tables_seconds: dict[str, float], *, clip: float | None, seconds: float
+def time_whole(  # noqa: PLR0913 - budgets, by name
+    subject: Subject,
+    view: ModelView,
+    tables_seconds: dict[str, float],
+    around: Circumstances,
+    *,
+    clip: float | None,
+    seconds: float,
 ) -> WholeStep:
     """Time the user's whole step, with shrunk tables where the true ones do not fit.
 
@@ -199,13 +158,14 @@ def time_whole(
         subject: With the model and the training.
         view: What is known about it.
         tables_seconds: Seconds of each table's own step at its size.
+        around: Micro-batches and zero_grad.
         clip: Norm that is clipped to.
         seconds: Time to spend.
 
     Raises:
         NndiagError: The model cannot be trained here on this batch.
     """
-    from nndiag.lab.embedding_model import build, time_model
+    from nndiag.lab.embedding_model import Loop, build, time_model
     from nndiag.lab.embedding_optim import route
     from nndiag.lab.embedding_uses import folded
     from nndiag.lab.forward import move
@@ -219,7 +179,8 @@ def time_whole(
     inputs = move(folded(view.batch.inputs, view.watch, sizes), subject.run.device)
     routing = route(subject.training, model)
     batch = Batch(inputs, _targets(view.batch.targets, rows))
-    timing = time_model(model, batch, subject.training, routing.optimizers, clip=clip, seconds=seconds)
+    loop = Loop(around.accumulation, around.set_to_none)
+    timing = time_model(model, batch, subject.training, routing.optimizers, clip=clip, loop=loop, seconds=seconds)
     del model, routing
     total, low, high = timing.total.typical, timing.total.low, timing.total.high
     if rows:
