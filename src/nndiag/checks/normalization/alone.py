@@ -96,7 +96,8 @@ def examine_scale(view: View) -> Iterator[Observation]:
         return
     mean, sd, rms = profile.moments.mean[judged], profile.moments.sd[judged], profile.moments.rms[judged]
     drawn = cache(lambda: resampled(profile.finite_sample, of=profile.rows))  # costly: for findings only
-    mixed = _mixed(view, judged[~columns.sparse[judged]], drawn)
+    vast = sd >= MAX_RATIO_BELOW * np.median(sd)  # rare events say little about scale, unless they dwarf all else
+    mixed = _mixed(view, judged[~columns.sparse[judged] | vast], drawn)
     if mixed is not None:
         yield mixed
     pooled_sd, pooled_rms = _pooled(sd, mixed), _pooled(rms, mixed)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PAIR_CODES = ("NRM006", "NRM007", "NRM008", "NRM009", "NRM010")
 STRAIGHT = 0.98  # r² of the quantile-quantile line
 FLAT, STRUCTURED = 3.0, 30.0  # variance of the mean image over what sampling leaves
+MODE_APART = 0.1  # sd: the value that nearly all rows share is another one in serving
 BIG_SHIFT, BIG_SCALE = 2.0, 2.0  # sd, factor: beyond ordinary drift
 
 
@@ -128,9 +129,9 @@ def _named(view: View, change: Change, x: Array, y: Array) -> Finding | None:
             fix="remove one of the two (processor and loader both normalise, or a Normalization layer is in the model)",
         )
     if change.name:
-        odd = _odd_columns(change, x)
+        odd = _odd_columns(change, x, y)
         return _mismatch(view, change, change.name, (x, y), odd)
-    odd = _odd_columns(change, x)
+    odd = _odd_columns(change, x, y)
     if change.exact:
         return _mismatch(view, change, _affine_words(view, change, odd, x), (x, y), odd)
     if len(odd) and (_huge(change, (x, y)) or (_qq(x, y)[odd] >= STRAIGHT).all()):
@@ -138,7 +139,7 @@ def _named(view: View, change: Change, x: Array, y: Array) -> Finding | None:
     return None
 
 
-def _odd_columns(change: Change, x: Array) -> Array:
+def _odd_columns(change: Change, x: Array, y: Array) -> Array:
     """Features whose change is beyond ordinary drift (all that change, when rows were compared one by one)."""
     import numpy as np
 
@@ -147,17 +148,19 @@ def _odd_columns(change: Change, x: Array) -> Array:
     grown = np.abs(np.log(np.maximum(np.abs(change.slope), 1e-300)))
     if change.exact:
         return np.flatnonzero((moved > 2e-3) | (grown > 2e-3) | (change.slope < 0))
-    steady = np.array([_commonest(x[:, j]) < SPARSE for j in range(x.shape[1])])  # rare events say little about scale
-    return np.flatnonzero(steady & ((moved > BIG_SHIFT) | (grown > np.log(BIG_SCALE))))
+    modes = [(_commonest(x[:, j]), _commonest(y[:, j])) for j in range(x.shape[1])]
+    steady = np.array([share < SPARSE for (_, share), _ in modes])  # rare events say little about scale
+    apart = np.array([abs(one[0] - other[0]) for one, other in modes]) > MODE_APART * sd
+    return np.flatnonzero((steady & ((moved > BIG_SHIFT) | (grown > np.log(BIG_SCALE)))) | (~steady & apart))
 
 
-def _commonest(values: Array) -> float:
-    """Share of the commonest value."""
+def _commonest(values: Array) -> tuple[float, float]:
+    """The commonest value and its share."""
     import numpy as np
 
     flat = values.reshape(-1)
-    counts = np.unique(flat[:: max(1, len(flat) // 5000)], return_counts=True)[1]
-    return float(counts.max() / counts.sum())
+    seen, counts = np.unique(flat[:: max(1, len(flat) // 5000)], return_counts=True)
+    return float(seen[counts.argmax()]), float(counts.max() / counts.sum())
 
 
 def _qq(x: Array, y: Array) -> Array:
