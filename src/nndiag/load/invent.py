@@ -187,11 +187,17 @@ def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed) -> tuple[An
             inputs = _made(guess, rows)
             with guard:
                 output = call(model, inputs)
-            main_output(output)
+            _not_empty(main_output(output))
             return output, guard.produced // rows
     except NndiagError as error:
         failed.add(guess, error, guard.operations)
         raise
+
+
+def _not_empty(output: Any) -> None:
+    """Refuse a guess that a slice in the forward reaches past the end of."""
+    if output.numel() == 0:
+        raise NndiagError("the output is empty")
 
 
 def _made(guess: Guess, rows: int) -> Any:
