@@ -230,6 +230,7 @@ def test_a_pickled_module_is_refused_with_what_it_holds_and_read_when_trusted(fo
     torch.save(nn.Linear(2, 2), "m.pt")
     with pytest.raises(NndiagError, match=r"holds pickled objects.*torch\.nn\.modules\.linear\.Linear") as caught:
         load_model("m.pt")
+    assert "2 tensors: weight 2x2, bias 2" in caught.value.message
     assert "--trust" in caught.value.hint
     assert set(load_model("m.pt", trust=True).shapes) == {"weight", "bias"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import pytest
 import torch
 from torch import nn
@@ -40,14 +42,29 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_exported_program_runs_only_when_trusted(folder):
+def test_an_exported_program_runs_only_when_trusted_and_its_weights_are_read_always(folder):
     layer = nn.Linear(2, 3).eval()
     torch.export.save(torch.export.export(layer, (torch.ones(4, 2),)), "m.pt2")
-    with pytest.raises(NndiagError, match="exported program") as caught:
-        load_model("m.pt2")
-    assert "--trust" in caught.value.hint
+    weights = load_model("m.pt2")
+    assert weights.shapes == {"weight": (3, 2), "bias": (3,)}
+    assert all(torch.equal(tensor, layer.state_dict()[name]) for name, tensor in weights.tensors())
+    with pytest.raises(NndiagError, match="without a model"):
+        weights.make()
     made = load_model("m.pt2", trust=True).make()
     assert torch.equal(made(torch.ones(4, 2)), layer(torch.ones(4, 2)))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_exported_tensor_that_claims_more_than_it_holds_is_refused(folder):
+    torch.export.save(torch.export.export(nn.Linear(2, 3).eval(), (torch.ones(4, 2),)), "m.pt2")
+    with zipfile.ZipFile("m.pt2") as whole, zipfile.ZipFile("lies.pt2", "w") as lies:
+        for item in whole.infolist():
+            content = whole.read(item)
+            if item.filename.endswith("model_weights_config.json"):
+                content = content.replace(b'{"as_int": 3}', b'{"as_int": 300000}')
+            lies.writestr(item, content)
+    with pytest.raises(NndiagError, match="claims more than it holds"):
+        list(load_model("lies.pt2").tensors())
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -117,11 +117,14 @@ def _advice(target: str) -> str:
     return close or "name file.py:attr, pkg.mod:attr, a Hugging Face directory, or a file of weights"
 
 
-def _program(target: str, *, device: str, trust: bool) -> ModelSource | None:
-    """Return a source for TorchScript and exported programs, which only run when trusted."""
+def _program(target: str, *, device: str, trust: bool) -> ModelSource | WeightsFile | None:
+    """Return a source for TorchScript and exported programs, which only run when trusted; a .pt2's weights always."""
+    from nndiag.load.exported import exported_weights
     from nndiag.load.programs import load_program, program_kind
 
     kind = program_kind(target)
+    if kind == "export" and not trust and (weights := exported_weights(target)) is not None:
+        return weights
     return load_program(target, kind, device=device, trust=trust) if kind else None
 
 

@@ -150,10 +150,8 @@ def read_torch(opened: Opened, *, trust: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as refused:
         if not trust:
-            held = _globals(path)
-            objects = f": {one_line(held)}" if held else ""
             raise NndiagError(
-                f"'{path}' holds pickled objects{objects}",
+                f"'{path}' holds pickled objects{_held(path)}",
                 hint="save model.state_dict() alone, or --trust to run what is in the file",
             ) from refused
     except Exception as broken:
@@ -194,6 +192,18 @@ def _check_zip(opened: Opened) -> None:
         raise NndiagError(f"'{opened.path}' is TorchScript: a program", hint="--trust runs it, or save a state dict")
     if not any(name.endswith("data.pkl") for name in names):
         raise NndiagError(f"'{opened.path}' is a zip file without weights", hint="give a file of torch.save")
+
+
+def _held(path: str) -> str:
+    """Say which classes a pickle names, and which tensors it holds."""
+    from nndiag.load.pickled import shapes_in
+
+    names = _globals(path)
+    tensors = [f"{shown(name)} {'x'.join(map(str, shape))}" for name, shape in shapes_in(path).items()]
+    parts = [one_line(map(shown, names))] if names else []
+    if tensors:
+        parts.append(f"{len(tensors)} tensors: {one_line(tensors)}")
+    return f": {'; '.join(parts)}" if parts else ""
 
 
 def _globals(path: str) -> list[str]:
