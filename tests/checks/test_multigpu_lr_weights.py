@@ -209,13 +209,6 @@ def test_a_rate_that_diverges_is_found_and_printed_without_a_number(folder, capf
     assert found(document)["MGL201"]["severity"] == "warning"
 
 
-def test_without_a_rate_to_compare_with_the_runs_are_shown_and_nothing_is_judged(folder, capfd):
-    options = ("--train", "--optimizer", "sgd", "--lr", "0.1", "--gpus", "4", "--per-device-batch", "8")
-    _, document, _ = run(capfd, "net", "data", *options)
-    assert "MGL201" not in found(document)
-    assert any(skip["code"] == "MGL201" and "base-lr" in skip["reason"] for skip in document["coverage"]["skipped"])
-
-
 def test_an_optimizer_with_the_rate_in_its_buffer_is_told_to_correct_its_momentum(folder, capfd):
     options = ("--optimizer", "weighed_net.py:absorbing", "--base-lr", "0.1", "--lr", "0.8", "--warmup", "50")
     _, document, _ = run(capfd, "net", "data", *options, "--gpus", "8", "--per-device-batch", "8")

@@ -210,7 +210,8 @@ def torchrun_group(seconds: float, device: str = "cpu") -> Iterator[tuple[int, i
             said = str(failed).strip().splitlines()[0] if str(failed).strip() else type(failed).__name__
             raise NndiagError(
                 f"the process group did not come together within {seconds:.3g} s: {said[:160]}",
-                hint="is MASTER_PORT taken (torchrun --standalone picks a free one), has a rank not started, or does one hang?",
+                hint="is MASTER_PORT taken (torchrun --standalone picks a free one), has a rank not started, or does "
+                "one hang?",
             ) from failed
     try:
         yield dist.get_rank(), dist.get_world_size()
