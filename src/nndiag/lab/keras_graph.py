@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nndiag.core.errors import NndiagError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 
 class UnknownLayerError(Exception):
@@ -40,6 +40,14 @@ class Step:
     args: Any
     kwargs: Mapping[str, Any]
     makes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Steps, and what they answer."""
+
+    steps: list[Step]
+    answer: Any
 
 
 class KerasGraph(nn.Module):
@@ -74,11 +82,15 @@ class KerasGraph(nn.Module):
 
     def run(self, inputs: list[Any]) -> tuple[dict[int, Any], Any]:
         """Return every value by its number, and the output."""
+        return self.play(Program(self.steps, self.answer), inputs)
+
+    def play(self, program: Program, inputs: Sequence[Any]) -> tuple[dict[int, Any], Any]:
+        """Run some steps on these children."""
         values = dict(enumerate(inputs))
-        for step in self.steps:
+        for step in program.steps:
             call = self.get_submodule(step.target) if isinstance(step.target, str) else step.target
             values[step.makes] = call(*self._filled(step.args, values), **self._filled(step.kwargs, values))
-        return values, self._filled(self.answer, values)
+        return values, self._filled(program.answer, values)
 
     def _filled(self, template: Any, values: Mapping[int, Any]) -> Any:
         if isinstance(template, Ref):
@@ -108,12 +120,13 @@ class Builder:
     notes: list[str] = field(default_factory=list)
     shape: tuple[int | None, ...] = ()  # of the first input of the layer that is being translated
     overruled: bool = False  # whether training= of the outermost call wins over this layer's own
+    first: int = 0  # number of the first value that is made here; those below are given
     _next: int = 0
     _held: dict[int, Held] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Number the inputs."""
-        self._next = len(self.graph.names)
+        self._next = self.first or len(self.graph.names)
 
     def apply(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Ref:
         """Call a function."""

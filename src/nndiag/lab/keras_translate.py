@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
+from nndiag.lab.forward import tensors_in
 from nndiag.lab.keras_foreign import Foreign
 from nndiag.lab.keras_graph import Builder, KerasGraph, KerasModel, Ref, UnknownLayerError
-from nndiag.lab.keras_inputs import Request, asked, example_of
+from nndiag.lab.keras_inputs import ROWS, Request, asked, example_of
 from nndiag.lab.keras_layers import LAYERS
 from nndiag.lab.keras_modules import fixed
 from nndiag.lab.keras_outline import (
@@ -95,13 +96,33 @@ def _of_model(model: Any, request: Request | None, notes: list[str]) -> KerasGra
 
 def _as_it_is(model: Any, request: Request, notes: list[str]) -> KerasGraph:
     """Return a graph of one step: the whole model, run by Keras."""
-    notes.append(f"the code of {type(model).__name__} is run by Keras and not seen layer by layer")
     tensors = tuple(symbolic_in((request.args, dict(request.kwargs))))
     outline = Outline(tensors, tuple(request.names[id(item)] for item in tensors), (), None)
     graph, builder, refs = _begun(outline, notes, top=True)
     args, call = (replaced(part, lambda leaf: refs.get(id(leaf), leaf)) for part in (request.args, request.kwargs))
-    graph.answer = builder.module(str(model.name), lambda: Foreign(model), *args, **call)
+    module, torch_layers = _foreign(model, request, tensors, graph.example_inputs)
+    inside = "on torch's layers" if torch_layers else "and not seen layer by layer"
+    notes.append(f"the code of {type(model).__name__} is run by Keras {inside}")
+    graph.answer = builder.module(str(model.name), lambda: module, *args, **call)
     return graph
+
+
+def _foreign(model: Any, request: Request, tensors: tuple[Any, ...], example: Any) -> tuple[Foreign, bool]:
+    """Return the model as it is, on torch's layers where it computes the same with them."""
+    values = example if isinstance(example, tuple) else (example,)
+    given = {id(tensor): value[:ROWS] for tensor, value in zip(tensors, values, strict=True)}
+    args, kwargs = (
+        replaced(part, lambda leaf: given.get(id(leaf), leaf)) for part in (request.args, dict(request.kwargs))
+    )
+    plain, better = Foreign(model).eval(), Foreign(model)
+    try:
+        better.use_torch_layers(_built_in, args, kwargs)
+        with torch.no_grad():
+            pairs = zip(tensors_in(plain(*args, **kwargs)), tensors_in(better.eval()(*args, **kwargs)), strict=True)
+            same = all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in pairs)
+    except Exception:  # noqa: BLE001 - whatever the user's code raises; as it is it is run in any case
+        same = False
+    return (better if same else plain).train(), same and bool(better._programs)  # noqa: SLF001 - just made
 
 
 def _begun(outline: Outline, notes: list[str], *, top: bool) -> tuple[KerasGraph, Builder, dict[int, Any]]:

@@ -47,7 +47,9 @@ def load_keras(target: str, *, seed: int, device: str, trust: bool) -> ModelSour
         except Exception as error:
             raise NndiagError(
                 f"'{target}' cannot be loaded by Keras: {shown(said(error), 120)}",
-                hint="is it whole, and does it hold the model, not its weights alone?",
+                hint="is it whole, and does it hold the model, not its weights alone?"
+                if target.endswith(".keras")
+                else "Keras cannot read all that it writes as .h5: save it as model.keras",
             ) from error
         graph, notes = as_torch(model, target)
     return CopiedModel(named(target, notes), Where(cls=_class(model), file=target), graph, device)

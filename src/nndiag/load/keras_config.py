@@ -26,7 +26,8 @@ _LAYERS = frozenset(
     ConvLSTM1D ConvLSTM2D ConvLSTM3D Cropping1D Cropping2D Cropping3D CutMix Dense DepthwiseConv1D DepthwiseConv2D
     Discretization Dot Dropout ELU EinsumDense Embedding Equalization Flatten GRU GRUCell GaussianDropout GaussianNoise
     GlobalAveragePooling1D GlobalAveragePooling2D GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D
-    GlobalMaxPooling3D GroupNormalization GroupQueryAttention Hashing HashedCrossing Identity InputLayer IntegerLookup
+    GlobalMaxPooling3D GroupNormalization GroupQueryAttention GroupedQueryAttention
+    Hashing HashedCrossing Identity InputLayer IntegerLookup
     LSTM LSTMCell LayerNormalization LeakyReLU Masking MaxPooling1D MaxPooling2D MaxPooling3D Maximum MelSpectrogram
     Minimum MixUp MultiHeadAttention Multiply Normalization PReLU Permute Pipeline RMSNormalization RNN RandAugment
     RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomCrop RandomElasticTransform
@@ -69,7 +70,7 @@ def check_file(target: str, *, trust: bool) -> None:
         for problem in strangers(config):
             raise NndiagError(
                 f"'{target}' names {problem}, which is code or may run some",
-                hint="--trust runs it; or give the model as file.py:build, which is your own code",
+                hint="give the model as file.py:build, which is your own code; or --trust what the file names",
             )
 
 
@@ -90,7 +91,7 @@ def _known(item: dict[str, Any]) -> bool:
     kind, module = item["class_name"], item.get("module")
     if not isinstance(kind, str) or ">" in f"{kind}{item.get('registered_name') or ''}":
         return False
-    if module is None:  # values, and whole files of Keras 2
+    if module is None:  # values, and whole .h5 files
         return kind in _LAYERS or kind in _MODELS or kind in _VALUES or _is_helper(kind)
     if not isinstance(module, str):
         return False
@@ -105,11 +106,12 @@ def _known(item: dict[str, Any]) -> bool:
 
 
 def _is_helper(kind: str) -> bool:
-    """Whether a file of Keras 2, which gives no module, names an initializer, regularizer or constraint."""
+    """Whether an .h5 file, which gives no module, names an initializer, regularizer, constraint or operation."""
     import keras
 
     homes = (keras.initializers, keras.regularizers, keras.constraints)
-    return kind == "DTypePolicy" or any(isinstance(getattr(home, kind, None), type) for home in homes)
+    operations = {item.__name__ for item in keras.Operation.__subclasses__() if item.__module__.startswith(_OPERATIONS)}
+    return kind in operations | {"DTypePolicy"} or any(isinstance(getattr(home, kind, None), type) for home in homes)
 
 
 def _described(item: dict[str, Any]) -> str:
@@ -120,7 +122,7 @@ def _described(item: dict[str, Any]) -> str:
     if kind == "function":
         return f"the function '{name}' of {shown(str(module))}"
     home = f" of {shown(str(module))}" if module else ""
-    return f"{shown(kind)}{home} ('{name}')"
+    return f"{shown(kind)}{home}" + (f" ('{name}')" if name else "")
 
 
 def _config_in_zip(target: str) -> Any:
