@@ -44,24 +44,31 @@ def join(drafts: list[Draft]) -> Draft:
         for key, item in draft.values.items():
             if key not in joined.values:
                 joined.values[key], told[key] = item, draft.place
-            elif key == "framework":
-                joined.values[key] = max(joined.values[key], item, key=lambda word: _LOOP.get(word, -1))
-            elif key == "optimizer_args":
-                joined.values[key] = {**item, **joined.values[key]}
-            elif key == "where_lr":
-                continue  # a place to point at: the first will do
-            elif key == "schedule" and item.managed != joined.values[key].managed:
-                joined.values[key] = _handed_over(item, joined.values[key])
-            elif joined.values[key] != item:
-                name = key.replace("_", "-")
-                raise UsageError(
-                    f"{told[key]} says {name} = {_short(joined.values[key])}, {draft.place} says {_short(item)}",
-                    hint=f"which holds? give --{name} or only one of the files",
-                )
+            else:
+                joined.values[key] = _agreed(key, (joined.values[key], told[key]), (item, draft.place))
     for draft in drafts:
         for key, item in draft.defaults.items():
             joined.defaults.setdefault(key, item)
     return joined
+
+
+def _agreed(key: str, one: tuple[Any, str], other: tuple[Any, str]) -> Any:
+    """Return what two files say together, each a value with its place."""
+    (first, here), (second, there) = one, other
+    if key == "framework":
+        return max(first, second, key=lambda word: _LOOP.get(word, -1))
+    if key == "optimizer_args":
+        return {**second, **first}
+    if key == "where_lr":
+        return first  # a place to point at: any will do
+    if key == "schedule" and first.managed != second.managed:
+        return _handed_over(first, second)
+    if first != second:
+        raise UsageError(
+            f"{here} says {key.replace('_', '-')} = {_short(first)}, {there} says {_short(second)}",
+            hint=f"which holds? give --{key.replace('_', '-')} or only one of the files",
+        )
+    return first
 
 
 def _handed_over(one: Schedule, other: Schedule) -> Schedule:
