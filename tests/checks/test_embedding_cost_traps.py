@@ -183,3 +183,33 @@ def test_the_published_planner_speaks_where_several_devices_train(ask):
     assert numbers["planner_forward"] == pytest.approx(9.356e-05, rel=1e-3)
     assert numbers["planner_backward"] == pytest.approx(1.871e-04, rel=1e-3)
     assert numbers["planner_communication"] == pytest.approx(2.256e-04, rel=1e-3)
+
+
+POOLED = """
+from torch import nn
+
+
+class Mean(nn.Module):
+    def __init__(self, padding=None):
+        super().__init__()
+        self.words, self.out = nn.Embedding(100_000, 32, padding_idx=padding), nn.Linear(32, 5)
+
+    def forward(self, ids):
+        return self.out(self.words(ids).mean(1))
+
+
+def plain():
+    return Mean()
+
+
+def padded():
+    return Mean(0)
+"""
+
+
+@pytest.mark.parametrize(("model", "offered"), [("plain", True), ("padded", False)])
+def test_an_embedding_bag_is_offered_where_it_computes_the_same(ask, tmp_path, model, offered):
+    (tmp_path / "pooled.py").write_text(POOLED)
+    _, document = ask(f"pooled.py:{model}", "--optimizer", "adam", "--no-measure")
+    table = next(table for table in document["tables"] if table["title"] == "cures")
+    assert any("EmbeddingBag" in row[0] for row in table["rows"]) is offered

@@ -45,7 +45,8 @@ class Trial:
     make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     ids: ZipfIds
     sparse: bool = False
-    bag: int = 0  # ids per bag, 0: plain lookup
+    pooled: int = 0  # vectors averaged into one after the lookup, 0: none
+    bag: bool = False  # by an EmbeddingBag
     clip: float | None = None
     accumulation: int = 1  # micro-batches per step
     set_to_none: bool = True
@@ -136,15 +137,19 @@ class _Step:
         for _ in range(self._trial.accumulation):
             ids = self._batches[self._turn % len(self._batches)]
             self._turn += 1
-            shaped = ids.view(-1, self._trial.bag) if self._trial.bag else ids
+            shaped = ids.view(-1, self._trial.pooled) if self._trial.pooled else ids
             out: list[Tensor] = []
-            forward += self._once(lambda: out.append(self._table(shaped)))  # noqa: B023 - called at once
+            forward += self._once(lambda: out.append(self._look(shaped)))  # noqa: B023 - called at once
             if self._upstream is None:
                 self._upstream = torch.full_like(out[0], 1e-3)
             upstream = self._upstream
             backward += self._once(lambda: torch.autograd.backward(out[0], upstream))  # noqa: B023 - likewise
             out.clear()
         self.parts.append((forward, backward, self._once(self._update)))
+
+    def _look(self, ids: Tensor) -> Tensor:
+        vectors: Tensor = self._table(ids)
+        return vectors.mean(1) if self._trial.pooled and not self._trial.bag else vectors
 
     def warm(self, seconds: float) -> None:
         """Create the optimizer's state, and touch the rows of every batch, as long as there is time for it."""

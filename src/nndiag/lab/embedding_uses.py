@@ -39,6 +39,7 @@ class Use:
     learns: bool = False  # some lookup was made with gradients switched on
     sparse: bool = False  # F.embedding was told so
     padding: int | None = None
+    pooled: int = 0  # vectors that are at once averaged or summed into one: what an EmbeddingBag does without them
     as_matrix: bool = False  # also multiplied: its gradient is dense whatever `sparse` says
     below: int = 0  # ids under 0
     above: int = 0  # ids at or above V
@@ -76,6 +77,7 @@ class LookupWatch(TorchFunctionMode):
         self._rows = rows or {}
         self._hot: dict[int, Tensor] = {}  # kept alive, so that an id is not reused
         self._zeros: dict[int, Tensor] = {}
+        self._vectors: dict[int, tuple[Tensor, str]] = {}  # fresh from a lookup
         self._tables: dict[int, tuple[Tensor, str]] = {}
         self.uses: dict[str, Use] = {}
         self.one_hot: list[OneHot] = []
@@ -92,8 +94,18 @@ class LookupWatch(TorchFunctionMode):
         elif name in _PRODUCTS:
             self._product(args)
         result = func(*args, **kwargs)
+        if func is functional.embedding:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            self._vectors[id(result)] = (result, self._names.get(id(weight), ""))
+        elif name in {"mean", "sum"} and args and id(args[0]) in self._vectors:
+            self._pool(*self._vectors[id(args[0])], args[1] if len(args) > 1 else kwargs.get("dim"))
         self._follow(func, name, args, result)
         return result
+
+    def _pool(self, vectors: Tensor, name: str, axis: Any) -> None:
+        axis = axis[0] if isinstance(axis, tuple | list) and len(axis) == 1 else axis
+        if name in self.uses and vectors.dim() == 3 and axis in {1, -2}:
+            self.uses[name].pooled = vectors.shape[1]
 
     def mark_one_hot(self, tensor: Tensor) -> None:
         """Take this input as one-hot vectors."""

@@ -101,6 +101,15 @@ def _same(spec: TableSpec, around: Circumstances) -> Iterator[Cure]:
             spec,
             replace(around, set_to_none=True),
         )
+    if spec.pooled and spec.padding is None and spec.lookups % spec.pooled == 0:
+        yield Cure(
+            "bag",
+            "nn.EmbeddingBag for lookup and mean",
+            KEPT,
+            "same mathematics, rounding aside; the single vectors are never written",
+            replace(spec, bagged=True),
+            around,
+        )
     if around.gpus > 1 and not around.bucket_view:
         yield Cure(
             "bucket-view",

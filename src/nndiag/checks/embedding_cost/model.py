@@ -201,6 +201,7 @@ def _spec(subject: Subject, view: ModelView, site: TableSite, assumed: int) -> T
         tied=tied,
         bag=site.bag,
         padding=site.padding,
+        pooled=use.pooled if use and use.calls == 1 else 0,
         where=where,
     )
 

@@ -61,6 +61,8 @@ class TableSpec:
     tied: tuple[str, ...] = ()
     bag: str = ""
     padding: int | None = None
+    pooled: int = 0  # vectors that are averaged into one right after the lookup
+    bagged: bool = False  # and never stand by themselves: an EmbeddingBag
     where: Where = field(default_factory=Where)
 
     @property
@@ -145,7 +147,9 @@ def ledger(spec: TableSpec, around: Circumstances | None = None) -> Ledger:
     around = around or Circumstances()
     row = spec.dim * spec.itemsize
     lookups = spec.lookups * around.accumulation
-    gather = 2.0 * lookups * row
+    gather = (
+        (1.0 if spec.bagged else 4.0 if spec.pooled else 2.0) * lookups * row
+    )  # averaging reads, its gradient writes
     if not spec.trainable:
         return Ledger(0, 0, gather, 0, spec.bytes, 0, 0, 0)
     cost = spec.optimizer.cost
@@ -159,7 +163,7 @@ def ledger(spec: TableSpec, around: Circumstances | None = None) -> Ledger:
     return Ledger(
         optimizer=cost.passes * spec.bytes,
         surroundings=sum(extra.passes for extra in extras) * spec.bytes,
-        rows=gather + 3.0 * lookups * row,
+        rows=gather + (2.0 if spec.bagged else 3.0) * lookups * row,
         fresh=(cost.fresh + sum(extra.fresh for extra in extras)) * spec.bytes,
         weights=spec.bytes,
         gradient=spec.bytes,

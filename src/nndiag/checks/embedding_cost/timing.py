@@ -124,6 +124,8 @@ def _trial(  # noqa: PLR0913 - likewise
         make=make,
         ids=ZipfIds(spec.lookups, seed=seed),
         sparse=cure.spec.sparse,
+        pooled=cure.spec.pooled if spec.lookups % max(cure.spec.pooled, 1) == 0 else 0,
+        bag=cure.spec.bagged,
         clip=None if cure.spec.sparse else clip,
         accumulation=cure.around.accumulation,
         set_to_none=cure.around.set_to_none,
