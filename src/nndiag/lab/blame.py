@@ -32,12 +32,17 @@ def _torch_folder() -> str:
     return str(Path(spec.origin).parent) + os.sep if spec and spec.origin else "\0"
 
 
+_KERAS = f"{os.sep}keras{os.sep}src{os.sep}"
+
+
 @cache
 def is_users(filename: str) -> bool:
     """Whether a source file belongs neither to torch, nor to nndiag, nor to Python itself.
 
-    Installed packages other than torch count as the user's: a Hugging Face layer is the code that he runs.
+    Installed packages other than torch and Keras count as the user's: a Hugging Face layer is the code that he runs.
     """
+    if _KERAS in filename:
+        return False
     if filename.startswith(_SHOWCASE):
         return True
     if filename.startswith(("<", _OURS, _torch_folder())):
@@ -81,8 +86,9 @@ def blamed(error: BaseException) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Return an exception in one line: its type and the first line of its text."""
-    text = next(iter(str(error).strip().splitlines()), "")
+    """Return an exception in one line: type and first line of text, with the next after a colon."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
     name = type(error).__name__
     return f"{name}: {text}" if text else name
 

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
     from nndiag.core.subject import Training
 
-_SECONDS = 20.0  # for all attempts together
+_SECONDS = 25.0  # for all attempts together
 _ENOUGH = 3  # different kinds of inputs that all end alike before the forward itself is blamed
-_LONGEST = 8.0  # for one of them
+_LONGEST = 12.0  # for one of them
 _TRIALS = 120
 _EACH, _DEPTH, _REPAIRS = 6, 5, 40  # repairs of one guess, in a row, in all
 _ELEMENTS = 1 << 23  # numbers in the inputs and outputs of one batch
@@ -101,7 +101,7 @@ class _Failed:
         self.said.add(error.message)
         if operations > self.far:
             self.best, self.far, self.best_text = error, operations, guess.text
-        if not isinstance(error.__cause__, (*_MISFITS, type(None))) and not _lacks_an_argument(error.__cause__):
+        if not isinstance(error.__cause__, (*_MISFITS, type(None))) and not _is_the_librarys(error.__cause__):
             self.own = self.own or error
 
     def blame(self) -> None:
@@ -152,11 +152,11 @@ def _raised_by_user(error: BaseException | None) -> bool:
     return bool(frames) and "site-packages" not in frames[-1].filename and "raise" in (frames[-1].line or "").split()
 
 
-def _lacks_an_argument(error: BaseException | None) -> bool:
-    """Whether an installed library's forward fell over an optional argument that was left out: None has no shape."""
+def _is_the_librarys(error: BaseException | None) -> bool:
+    """Whether an installed library's forward fell over: an argument that was left out, or one of another kind."""
     import traceback
 
-    if not isinstance(error, AttributeError) or "'NoneType' object" not in str(error):
+    if error is None:
         return False
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and "site-packages" in frames[-1].filename
