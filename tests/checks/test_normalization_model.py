@@ -119,6 +119,42 @@ def test_unscaled_targets_are_standardised_with_the_inputs():
     assert {"NRM011", "NRM201"} <= codes(report)
 
 
+class KeyAndQuery(nn.Module):
+    """MoCo: the key encoder starts as a frozen copy, so that a fresh model tells positives at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.query = nn.Sequential(nn.Flatten(), nn.LazyLinear(32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
+        self.query(torch.as_tensor(UNIT[:4], dtype=torch.float32))
+        self.query[2].reset_running_stats()
+        self.key = copy.deepcopy(self.query).requires_grad_(requires_grad=False)
+        self.register_buffer("queue", nn.functional.normalize(torch.randn(64, 16), dim=1))
+
+    def forward(self, x):
+        q, k = (nn.functional.normalize(part(x), dim=1) for part in (self.query, self.key))
+        return torch.cat([(q * k).sum(1, keepdim=True), q @ self.queue.t()], 1) / 0.02
+
+
+def test_a_fresh_contrastive_model_is_never_trained_however_low_its_loss():
+    report = look(UNIT, np.zeros(len(UNIT), dtype=np.int64), model=KeyAndQuery, train=False)
+    assert "NRM102" not in codes(report)
+
+
+def test_whole_numbers_under_a_users_loss_are_ids():
+    ids = np.random.default_rng(0).integers(0, 900, (200, 6))
+
+    def nll(outputs, targets):
+        return nn.functional.cross_entropy(outputs.transpose(1, 2), targets)
+
+    def model():
+        return nn.Sequential(nn.Linear(8, 60), nn.Unflatten(1, (6, 10)), nn.Linear(10, 900))
+
+    report = look(
+        np.random.default_rng(1).normal(size=(200, 8)).astype(np.float32), ids, model=model, loss=nll, train=False
+    )
+    assert "NRM011" not in codes(report)
+
+
 def test_a_never_trained_batch_norm_is_skipped():
     report = look(UNIT, Y, model=cnn, train=False)
     assert "never trained" in next(skip.reason for skip in report.skipped if skip.code == "NRM102")

@@ -18,8 +18,10 @@ MOST_CLASSES = 200
 MAX_SCALE, MIN_SD = 100.0, 1e-3  # root mean square and spread of targets
 
 
-def examine_targets(targets: Targets | None, *, outputs: int | None) -> Iterator[Observation]:
-    """NRM011 and NRM012."""
+def examine_targets(
+    targets: Targets | None, *, outputs: int | None, regression: bool | None = None
+) -> Iterator[Observation]:
+    """NRM011 and NRM012; `regression` says whether the loss compares numbers, None where it is not known."""
     if targets is None:
         for code in ("NRM011", "NRM012"):
             yield Skip(code, "the data has no numeric targets")
@@ -29,6 +31,9 @@ def examine_targets(targets: Targets | None, *, outputs: int | None) -> Iterator
     if spoiled is not None:
         yield spoiled
         yield Skip("NRM011", "the targets are class ids")
+        return
+    if not targets.floating and regression is False:
+        yield Skip("NRM011", "whole numbers under this loss are ids")
         return
     if not targets.floating or is_classes(targets):
         count = len(targets.distinct) if targets.distinct is not None else 0
