@@ -194,3 +194,24 @@ def test_a_factory_of_a_keras_model_is_examined(clean_environment, capfd):
         "        keras.layers.Dropout(0.8, name='drop'), keras.layers.BatchNormalization(), keras.layers.Dense(3)])\n"
     )
     assert ("DRP105", "drop") in found(examined(["check-dropout", "net.py:build"], capfd))
+
+
+def test_a_finding_points_at_the_line_that_built_the_layer(clean_environment, capfd):
+    (clean_environment / "net.py").write_text(
+        "import keras\n"
+        "from keras import layers\n"
+        "class Net(keras.Model):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.hidden = layers.Dense(64, activation='relu')\n"
+        "        self.drop = layers.Dropout(0.8)\n"
+        "        self.norm = layers.BatchNormalization()\n"
+        "        self.head = layers.Dense(3)\n"
+        "    def call(self, x, training=None):\n"
+        "        x = self.drop(self.hidden(x), training=training)\n"
+        "        return self.head(self.norm(x, training=training))\n"
+    )
+    np.save("x.npy", np.random.default_rng(0).normal(size=(256, 16)).astype("float32"))
+    document = examined(["check-dropout", "net.py:Net", "x.npy"], capfd)
+    (where,) = [item["where"] for item in parts(document, "findings") if item["code"] == "DRP105"]
+    assert (where["file"], where["line"], where["module"]) == ("net.py", 7, "drop")

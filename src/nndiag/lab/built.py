@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
 
-_MARK = "_nndiag_built"  # a plain attribute: it travels with copies of the module
+MARK = "_nndiag_built"  # a plain attribute: it travels with copies of the module
 
 
 @contextlib.contextmanager
@@ -30,7 +30,7 @@ def recording_construction() -> Iterator[None]:
         original(self, *args, **kwargs)
         place = _builder(self, sys._getframe(1))  # noqa: SLF001 - the documented way to look up the stack
         if place is not None:
-            object.__setattr__(self, _MARK, place)
+            object.__setattr__(self, MARK, place)
 
     nn.Module.__init__ = noting  # type: ignore[method-assign]
     try:
@@ -62,7 +62,7 @@ def locate(module: nn.Module | None, name: str | None = None, *, otherwise: Wher
         base = otherwise or Where()
         return Where(module=name, file=base.file, line=base.line)
     cls = class_name(module)
-    mark = vars(module).get(_MARK)
+    mark = vars(module).get(MARK)
     if mark is not None:
         return Where(module=name, cls=cls, file=shown(mark[0]), line=mark[1])
     base = otherwise or class_place(type(module))

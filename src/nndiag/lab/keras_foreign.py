@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from nndiag.lab.built import MARK
 from nndiag.lab.forward import tensors_in
 from nndiag.lab.keras_copy import keras_copy
 from nndiag.lab.keras_graph import Builder, KerasGraph, Program, Ref, UnknownLayerError
@@ -81,7 +82,7 @@ class Foreign(KerasGraph):
             numbers = {id(tensor): Ref(index) for index, tensor in enumerate(tensors)}
             template = replaced(given, partial(_numbered, numbers))
             self.steps = []
-            to = Builder(self, shape=(None, *tensors[0].shape[1:]), first=len(tensors))
+            to = Builder(self, shape=(None, *tensors[0].shape[1:]), place=getattr(part, MARK, None), first=len(tensors))
             try:
                 with to.undone_on_failure():
                     answer = translate(to, part, names.get(id(part), str(part.name)), template, {"training": None})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
+from nndiag.lab.built import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -120,6 +121,7 @@ class Builder:
     notes: list[str] = field(default_factory=list)
     shape: tuple[int | None, ...] = ()  # of the first input of the layer that is being translated
     overruled: bool = False  # whether training= of the outermost call wins over this layer's own
+    place: tuple[str, int] | None = None  # the user's line that built it
     first: int = 0  # number of the first value that is made here; those below are given
     _next: int = 0
     _held: dict[int, Held] = field(default_factory=dict)
@@ -137,7 +139,9 @@ class Builder:
         name = name.replace(".", "_")
         if name not in self.children():
             made = make()
-            made.__dict__.pop("_nndiag_built", None)
+            made.__dict__.pop(MARK, None)
+            if self.place is not None:
+                object.__setattr__(made, MARK, self.place)
             self.graph.add_module(name, made)
         return self._step(name, args, kwargs)
 

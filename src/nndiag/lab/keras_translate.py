@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
+from nndiag.lab.built import MARK
 from nndiag.lab.forward import tensors_in
 from nndiag.lab.keras_foreign import Foreign
 from nndiag.lab.keras_graph import Builder, KerasGraph, KerasModel, Ref, UnknownLayerError
@@ -170,6 +171,7 @@ def _called(to: Builder, outline: Outline, node: Any, args: tuple[Any, ...], cal
     """Translate one call of a layer."""
     layer = node.operation
     mode = call["training"]
+    to.place = getattr(layer, MARK, None)
     name = outline.name_of(layer)
     if not hasattr(layer, "weights"):  # an operation: x + y, keras.ops.relu(x)
         return to.apply(_Operation(layer), *args, **{key: item for key, item in call.items() if key != "training"})
