@@ -59,7 +59,7 @@ def _all_but_units(sums: Tensor) -> tuple[int, ...]:
     return (0,) if sums.dim() == 2 else tuple(axis for axis in range(sums.dim()) if axis != 1)
 
 
-def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:  # noqa: PLR0913 - the parts of a call
+def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:  # noqa: PLR0913 - torch hands a call over in these parts
     """Work out the contributions to every unit of the affine map that reads a dropout.
 
     Args:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from nndiag.core.subject import Batch, Subject
     from nndiag.lab.objective import Objective
+    from nndiag.lab.training import StepInfo
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Fit:
 
     losses: tuple[float, ...]
     start: float  # eval loss before
+    half: float  # eval loss half way
     end: float  # eval loss after
     ended: str
     loss: str
@@ -51,14 +53,14 @@ class NoDropout(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def fit(subject: Subject, batch: Batch, *, steps: int, dropped: bool, seconds: float) -> Fit:
+def fit(subject: Subject, batch: Batch, *, steps: int, masks: int | None, seconds: float) -> Fit:
     """Train on one batch, over and over, from the model's own start.
 
     Args:
         subject: Recipe for model, loss and optimizer.
         batch: What is to be fitted.
         steps: Optimizer steps.
-        dropped: Whether dropout acts in training.
+        masks: Which masks are drawn, as a number added to the seed; None trains without dropout.
         seconds: When to stop at the latest.
     """
     assert subject.model is not None
@@ -67,13 +69,23 @@ def fit(subject: Subject, batch: Batch, *, steps: int, dropped: bool, seconds: f
     batch = with_labels(model, batch)
     objective = resolve_objective(training, model, batch)
     optimizer = make_optimizer(training, model)
-    start = _eval_loss(model, batch, objective, subject.run.seed)
+    seed = subject.run.seed
+    start = _eval_loss(model, batch, objective, seed)
+    middle: list[float] = []
+
+    def look(info: StepInfo) -> None:
+        if info.step == steps // 2:
+            middle.append(_eval_loss(model, batch, objective, seed))
+            model.train()
+
     model.train()
-    mode = contextlib.nullcontext() if dropped else NoDropout()
-    with mode:
-        curve = micro_train(model, [batch], objective, optimizer, steps, seed=subject.run.seed, seconds=seconds)
-    end = _eval_loss(model, batch, objective, subject.run.seed)
-    return Fit(curve.losses, start, end if math.isfinite(end) else math.inf, curve.ended, objective.name)
+    with NoDropout() if masks is None else contextlib.nullcontext():
+        curve = micro_train(
+            model, [batch], objective, optimizer, steps, seed=seed + (masks or 0), seconds=seconds, on_step=look
+        )
+    end = _eval_loss(model, batch, objective, seed)
+    half = middle[0] if middle else start
+    return Fit(curve.losses, start, half, end if math.isfinite(end) else math.inf, curve.ended, objective.name)
 
 
 def _eval_loss(model: nn.Module, batch: Batch, objective: Objective, seed: int) -> float:

@@ -102,7 +102,7 @@ class SiteLab:
     # -- what eval mode says ------------------------------------------------------------------------------------
 
     def reference(self, *, training: bool) -> None:
-        """Play eval mode (or, where it does not run, training with everything off) and keep what reaches each anchor."""  # noqa: E501 - one sentence
+        """Play eval mode (where it does not run, training with everything off) and keep what reaches each anchor."""
         watch: dict[Key, list[Watch]] = {}
         for gauge in self.gauges:
             anchor = gauge.site.anchor

@@ -129,7 +129,7 @@ class Player(TorchFunctionMode):
             result = self._with_data(func, op, key, args, kwargs)
         return self._recorded(step, result, name, given)
 
-    def _step(self, op: str, given: list[Tensor], tags: list[Tag], args: Any, kwargs: Any, *, masked: bool) -> Step:  # noqa: PLR0913 - the parts of a call
+    def _step(self, op: str, given: list[Tensor], tags: list[Tag], args: Any, kwargs: Any, *, masked: bool) -> Step:  # noqa: PLR0913 - torch hands a call over in these parts
         reads = tuple((slot, tag.id) for slot, tag in enumerate(tags) if tag.data)
         weights = tuple(slot for slot, item in enumerate(given) if isinstance(item, nn.Parameter))
         role = role_of_function(op, activations=len(reads) - len(weights), weights=len(weights))
@@ -157,7 +157,7 @@ class Player(TorchFunctionMode):
                 args, kwargs = replaced(args, kwargs, watch.slot, other)
         return args, kwargs
 
-    def _without_data(self, func: Any, name: str, op: str, args: Any, kwargs: Any, lucky: Luck | None) -> Any:  # noqa: PLR0913, PLR0917 - the parts of a call
+    def _without_data(self, func: Any, name: str, op: str, args: Any, kwargs: Any, lucky: Luck | None) -> Any:  # noqa: PLR0913, PLR0917 - torch hands a call over in these parts
         """Constants, and what is made of luck alone."""
         if is_dropout(op) and tensors_in(args):
             dial = dial_of(op, args, kwargs)
@@ -204,7 +204,7 @@ class Player(TorchFunctionMode):
         result = func(*args, **kwargs)
         return identity_of(result) if isinstance(result, Tensor) and result is source else result
 
-    def _met_chance(self, func: Any, name: str, op: str, key: Key, args: Any, kwargs: Any, lucky: Luck) -> Any:  # noqa: PLR0913, PLR0917 - the parts of a call
+    def _met_chance(self, func: Any, name: str, op: str, key: Key, args: Any, kwargs: Any, lucky: Luck) -> Any:  # noqa: PLR0913, PLR0917 - torch hands a call over in these parts
         """Data met a random tensor: a mask written by hand, or some other use of chance."""
         meeting = mask_meeting(op, args, kwargs, self._tags.of)
         if meeting is None or not lucky.plain:

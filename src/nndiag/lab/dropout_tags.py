@@ -16,8 +16,32 @@ if TYPE_CHECKING:
 FOREIGN = "a generator outside torch"
 # What turns random numbers into a choice of places: no mask of independent draws any more.
 _SELECTING = frozenset(
-    "argsort sort msort topk kthvalue gather scatter index_select take take_along_dim cumsum argmax argmin one_hot max min "  # noqa: E501, SIM905 - one sentence
-    "searchsorted bucketize unique nonzero randperm softmax sum mean".split()
+    {
+        "argsort",
+        "sort",
+        "msort",
+        "topk",
+        "kthvalue",
+        "gather",
+        "scatter",
+        "index_select",
+        "take",
+        "take_along_dim",
+        "cumsum",
+        "argmax",
+        "argmin",
+        "one_hot",
+        "max",
+        "min",
+        "searchsorted",
+        "bucketize",
+        "unique",
+        "nonzero",
+        "randperm",
+        "softmax",
+        "sum",
+        "mean",
+    }
 )
 
 
@@ -46,8 +70,9 @@ class Luck:
             return Luck(self.source, 1 - self.rate if op == "eq" else self.rate)
         keeps = op in {
             "to", "float", "double", "half", "bool", "type", "type_as", "bfloat16", "div", "mul", "expand", "expand_as",
-            "view", "reshape", "unsqueeze", "squeeze", "clone", "detach", "contiguous", "broadcast_to", "transpose", "ne",  # noqa: E501 - one sentence
-            "gt", "permute", "getitem", "requires_grad_", "t", "T", "mT", "data", "repeat", "cuda", "int", "long", "byte",  # noqa: E501 - one sentence
+            "view", "reshape", "unsqueeze", "squeeze", "clone", "detach", "contiguous", "broadcast_to", "transpose",
+            "ne", "gt", "permute", "getitem", "requires_grad_", "t", "T", "mT", "data", "repeat", "cuda", "int", "long",
+            "byte",
         }  # fmt: skip
         return self if keeps else Luck(self.source)
 

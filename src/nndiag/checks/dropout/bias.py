@@ -268,11 +268,12 @@ def _direct_finding(case: Case, direct: list[tuple[Site, Direct]]) -> Iterator[O
     zero = "a dropped logit is 0, not minus infinity" if softmax else f"a dropped unit becomes {bent.at_zero:.3g}"
     yield found(
         "DRP106",
-        f"dropout stands directly in front of {bent.name}{more([s for s, _ in direct])}: {zero}, and the mean is off by "  # noqa: E501 - one sentence
-        f"{bent.relative:.2g} of its spread",
+        f"dropout stands directly in front of {bent.name}{more([s for s, _ in direct])}: {zero}, "
+        f"and the mean is off by {bent.relative:.2g} of its spread",
         where=place(case, site),
         evidence=Evidence(
-            value=bent.relative, unit="spread of the eval values", threshold=DIRECT, n=case.n, seed=case.subject.run.seed,  # noqa: E501 - one sentence
+            value=bent.relative, unit="spread of the eval values", threshold=DIRECT, n=case.n,
+            seed=case.subject.run.seed,
             detail="q f(x/q) + p f(0) against f(x), exact" if bent.exact else "two independent halves of the masks",
         ),
         means=f"E[{bent.name}(dropout(x))] is not {bent.name}(x): there is no sum between that would average",

@@ -103,8 +103,8 @@ def _shift_finding(case: Case, site: Site, shift: NormShift, predicted: float, l
         ),
         means=f"running_var is learned with dropout on; in eval '{bn}' puts out "
               f"{1 / math.sqrt(shift.ratio):.2f} of the standard deviation that training saw",
-        fix=f"move dropout after the last batch norm, or lower p (p = {lower:.2g} would give {min(1.2, limit):.2g}x), or "  # noqa: E501 - one sentence
-            "re-estimate the running statistics with dropout off",
+        fix=f"move dropout after the last batch norm, or lower p (p = {lower:.2g} would give {min(1.2, limit):.2g}x), "
+            "or re-estimate the running statistics with dropout off",
         severity=Severity.ERROR if severe else Severity.WARNING,
     )  # fmt: skip
 
@@ -138,7 +138,8 @@ def _collapse(case: Case, rows: list[RowCollapse]) -> Observation:
         where=place(case, site),
         evidence=Evidence(
             value=row.chance, unit="probability", threshold=PEAKED * site.p,
-            n={"rows": row.rows}, detail=f"closed form over rows with eight keys or more; median effective keys {row.effective_keys:.1f}",  # noqa: E501 - one sentence
+            n={"rows": row.rows}, detail=f"closed form over rows with eight keys or more; "
+                                         f"median effective keys {row.effective_keys:.1f}",
         ),
         means="the head's output then is nearly zero for that token, and 1/(1-p) does not bring it back",
         fix="lower the attention dropout, or put dropout on the values or on the output of the block instead",

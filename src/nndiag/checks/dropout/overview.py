@@ -65,7 +65,8 @@ def table(case: Case, findings: Sequence[Finding], seen: dict[str, float]) -> Ta
         worst = max((f.severity for f in mine), default=None)
         ratios = [seen[s.label] for s in sites if s.label in seen]
         rows.append([
-            short(site.label) + (f" ×{len(sites)}" if len(sites) > 1 else ""), round(site.p, 3), short(follower(case, site)),  # noqa: E501 - one sentence
+            short(site.label) + (f" ×{len(sites)}" if len(sites) > 1 else ""), round(site.p, 3),
+            short(follower(case, site)),
             _cell(slope), _cell(bias.ratio if bias is not None else math.nan), _cell(max(ratios, default=math.nan)),
             " ".join(sorted({f.rule.code for f in mine})[:2]), worst.word if worst is not None else state(case, site),
         ])  # fmt: skip
@@ -161,8 +162,8 @@ def _pair(place: str, off: Tensor | None, on: Tensor | None) -> Iterator[Observa
     for name, values in (("eval", off), ("training", on)):
         counts = torch.histogram(values.double().cpu(), edges).hist / values.numel()
         yield Series(
-            f"{name} {place}", centres, tuple(counts.tolist()), "share of values", "activation", group=f"values {place}",  # noqa: E501 - one sentence
-            kind="histogram",
+            f"{name} {place}", centres, tuple(counts.tolist()), "share of values", "activation",
+            group=f"values {place}", kind="histogram",
         )  # fmt: skip
 
 

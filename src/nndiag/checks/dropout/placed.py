@@ -20,7 +20,24 @@ if TYPE_CHECKING:
 HIGH = 0.7  # at and above this p is read as a keep probability
 LITTLE = 0.05  # rates below it are not worth a word
 _NOT_SELU = frozenset(
-    "relu gelu leaky_relu prelu elu celu silu mish tanh sigmoid softplus hardtanh relu6 hardswish clamp clamp_min".split()  # noqa: E501, SIM905 - one sentence
+    {
+        "relu",
+        "gelu",
+        "leaky_relu",
+        "prelu",
+        "elu",
+        "celu",
+        "silu",
+        "mish",
+        "tanh",
+        "sigmoid",
+        "softplus",
+        "hardtanh",
+        "relu6",
+        "hardswish",
+        "clamp",
+        "clamp_min",
+    }
 )
 _CONVS = frozenset({"conv1d", "conv2d", "conv3d"})
 
@@ -43,8 +60,8 @@ def once(sites: list[Site]) -> list[list[Site]]:
     groups: dict[Any, list[Site]] = {}
     for site in sites:
         where = site.seen.where
-        key = (pattern(where.module or ""), where.file, where.line, site.seen.variant, round(site.p, 3), site.anchor.kind,  # noqa: E501 - one sentence
-               site.feeder)  # fmt: skip
+        spot = (pattern(where.module or ""), where.file, where.line)
+        key = (*spot, site.seen.variant, round(site.p, 3), site.anchor.kind, site.feeder)
         groups.setdefault(key, []).append(site)
     return list(groups.values())
 
@@ -71,7 +88,8 @@ def _high_rate(case: Case, site: Site, others: str) -> Iterator[Observation]:
         where=place(case, site),
         evidence=Evidence(value=site.p, unit="drop probability", threshold=HIGH),
         means="nothing passes in training" if all_gone else "papers and old TensorFlow give the probability to keep",
-        fix=f"if {site.p:.3g} was meant as the share to keep, write p = {1 - site.p:.3g} (Keras: rate={1 - site.p:.3g})",  # noqa: E501 - one sentence
+        fix=f"if {site.p:.3g} was meant as the share to keep, write p = {1 - site.p:.3g} "
+        f"(Keras: rate={1 - site.p:.3g})",
     )
 
 
@@ -88,7 +106,8 @@ def _on_output(case: Case, site: Site, others: str) -> Iterator[Observation]:
             f"dropout with p = {site.p:.3g} {into} of a regressor{others}: the fit ends at {q:.3g} of the target",
             where=place(case, site),
             evidence=Evidence(value=q, unit="slope of prediction on target", threshold=1.0,
-                              detail=f"closed form; training floor {site.p:.3g} E[y²], eval loss {site.p**2:.3g} E[y²]"),  # noqa: E501 - one sentence
+                              detail=f"closed form; training floor {site.p:.3g} E[y²], "
+                                     f"eval loss {site.p**2:.3g} E[y²]"),
             means=f"least squares against a randomly zeroed output shrinks it by 1-p; the loss cannot fall below "
                   f"{site.p:.3g} of E[y²] in training",
             fix="take the dropout off the output; put it in front of the last linear layer",

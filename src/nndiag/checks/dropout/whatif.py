@@ -60,7 +60,8 @@ def _shown(value: float) -> float | None:
 def _scenario(case: Case, gauge: Gauge, name: str, p: float, *, rescaled: bool = True) -> Scenario:
     q = 1 - p
     return Scenario(
-        name, 1.0 if rescaled else q, mean_ratio(gauge, p, rescaled=rescaled), variance_under(case, gauge.site, p, rescaled=rescaled),  # noqa: E501 - one sentence
+        name, 1.0 if rescaled else q, mean_ratio(gauge, p, rescaled=rescaled),
+        variance_under(case, gauge.site, p, rescaled=rescaled),
         predicted_gap(case, gauge, p) if rescaled else math.nan,
     )  # fmt: skip
 
