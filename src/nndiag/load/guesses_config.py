@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from nndiag.load.guesses import Guess
-from nndiag.load.guesses_named import companions, maker_of, others, token_ids, vocabulary
+from nndiag.load.guesses_named import companions, maker_of, others, pictures_for, square_patches, token_ids, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +66,9 @@ def _asked_for(
         yield {**makers, "use_cache": lambda _rows, _generator: False}
     if found := _FEATURES.search(text):
         yield from _with_placeholders(config, length, makers, int(found[2]))
-    if "pixel_values" in makers:
+    if "pixel_values" in makers and any(name.endswith("grid_thw") for name in {*makers, *mentioned}):
+        yield {**makers, **mentioned, "pixel_values": square_patches(config)}
+    elif "pixel_values" in makers:
         for maker in others("pixel_values", config):
             yield {**makers, **mentioned, "pixel_values": maker}
 
@@ -145,15 +147,19 @@ def _makers(model: nn.Module, config: Any, main: str, length: int) -> dict[str, 
     from nndiag.lab.forward import takes
 
     makers: dict[str, Maker] = {}
-    if _accepts(model, main) and (maker := maker_of(main, config, length)):
+    if _accepts(model, main) and (maker := _maker(model, config, main, length)):
         makers[main] = maker
     for name in ("pixel_values", "input_ids"):
         both = hasattr(config, "vision_config") and hasattr(config, "text_config")
-        if both and name not in makers and takes(model, name) and (maker := maker_of(name, config, length)):
+        if both and name not in makers and takes(model, name) and (maker := _maker(model, config, name, length)):
             makers[name] = maker
     if getattr(config, "is_encoder_decoder", False) and takes(model, "decoder_input_ids"):
         makers["decoder_input_ids"] = token_ids(vocabulary(config), length)
     return makers
+
+
+def _maker(model: nn.Module, config: Any, name: str, length: int) -> Maker | None:
+    return pictures_for(model, config, length) if name == "pixel_values" else maker_of(name, config, length)
 
 
 def _accepts(model: nn.Module, name: str) -> bool:

@@ -56,6 +56,9 @@ def others(name: str, config: Any) -> Iterator[Maker]:
         channels = _channels(config)
         yield from (_normal(channels, size, size) for size in (64, 128, 224))
         yield _normal(8, channels, 64, 64)  # a video
+        yield from (_normal(count, channels, *_image_size(config)) for count in (1, 2))  # pictures of one text, a pair
+        if width := _patch(config):
+            yield _normal(_GRID * _GRID, width)  # patches of each picture
         return
     bins, frames = _bins(config), _frames(config)
     yield _normal(frames, bins)
@@ -123,6 +126,12 @@ def _channels(config: Any) -> int:
     return _size(config, "num_channels", "in_channels", "in_chans", otherwise=3)
 
 
+def _mask_of_pictures(config: Any) -> tuple[int, ...]:
+    """Return the shape of a mask of pixels, or of patches where the config counts those."""
+    place = getattr(config, "vision_config", None) or config
+    return (_GRID * _GRID,) if hasattr(place, "num_patches") else _image_size(config)
+
+
 def _image_size(config: Any) -> tuple[int, int]:
     places = (getattr(config, part, None) for part in ("vision_config", "backbone_config"))
     for place in (*places, config):
@@ -147,8 +156,26 @@ def _patch(config: Any) -> int:
     return _channels(config) * side * side * (frames if isinstance(frames, int) else 1)
 
 
+def pictures_for(model: nn.Module, config: Any, length: int) -> Maker | None:
+    """Return a maker of pictures as this forward takes them: as rows of patches where it takes their grids too."""
+    from nndiag.lab.forward import signature
+
+    known = signature(model)
+    if known is not None and _takes_patches(known.parameters) and _patch(config):
+        return _patches(config, length)
+    return maker_of("pixel_values", config, length)
+
+
+def square_patches(config: Any) -> Maker:
+    """Return all patches of the pictures, one after another, each a small picture."""
+    import torch
+
+    side = int(getattr(getattr(config, "vision_config", None) or config, "patch_size", 1))
+    return lambda rows, generator: torch.randn(rows * _GRID * _GRID, _channels(config), side, side, generator=generator)
+
+
 def _patches(config: Any, _length: int) -> Maker:
-    """All patches of the pictures, one after another."""
+    """All patches of the pictures, one after another, each a row of numbers."""
     import torch
 
     width = _patch(config)
@@ -236,7 +263,8 @@ _KNOWN: dict[str, Callable[[Any, int], Maker]] = {
     "padding_mask": lambda config, _: _filled(1, _frames(config)),
     "speech_inputs": _sound,
     "input_audio_embeds": lambda config, _: _normal(_frames(config), _bins(config)),
-    "pixel_attention_mask": lambda config, _: _filled(1, *_image_size(config)),
+    "pixel_attention_mask": lambda config, _: _filled(1, *_mask_of_pictures(config)),
+    "spatial_shapes": lambda _config, _length: _filled(_GRID, 2),
     "cu_seqlens": lambda _config, length: _cumulated(length),
     "pixel_position_ids": _places,
     "image_position_ids": _places,
