@@ -12,68 +12,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 # What leaves shapes as they are: the reader of an argument is looked for behind it.
-_SAME = frozenset(
-    [
-        "float",
-        "long",
-        "int",
-        "to",
-        "type",
-        "type_as",
-        "half",
-        "double",
-        "bfloat16",
-        "bool",
-        "contiguous",
-        "clone",
-        "detach",
-        "relu",
-        "gelu",
-        "tanh",
-        "sigmoid",
-        "silu",
-        "leaky_relu",
-        "elu",
-        "softplus",
-        "sin",
-        "cos",
-        "exp",
-        "log",
-        "log1p",
-        "sqrt",
-        "abs",
-        "neg",
-        "clamp",
-        "dropout",
-        "normalize",
-        "layer_norm",
-        "add",
-        "sub",
-        "mul",
-        "truediv",
-        "div",
-        "pow",
-        "iadd",
-        "requires_grad_",
-        "pin_memory",
-        "cuda",
-        "cpu",
-        "square",
-        "nan_to_num",
-        "where",
-        "rsub",
-        "softmax",
-        "log_softmax",
-        "masked_fill",
-        "batch_norm",
-        "instance_norm",
-    ]
-)
+_SAME = {
+    "float", "long", "int", "to", "type", "type_as", "half", "double", "bfloat16", "bool", "contiguous",
+    "clone", "detach", "relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu", "elu", "softplus", "sin", "cos",
+    "exp", "log", "log1p", "sqrt", "abs", "neg", "clamp", "dropout", "normalize", "layer_norm", "add", "sub",
+    "mul", "truediv", "div", "pow", "iadd", "requires_grad_", "pin_memory", "cuda", "cpu", "square",
+    "nan_to_num", "where", "rsub", "softmax", "log_softmax", "masked_fill", "batch_norm", "instance_norm",
+}  # fmt: skip
 _MOVES = {"permute", "transpose", "unsqueeze", "squeeze", "flatten", "view", "reshape", "movedim", "t", "swapaxes"}
 _JOINS = {"cat", "concat", "concatenate", "hstack"}
-_FUNCTIONAL = frozenset(
-    ["linear", "conv1d", "conv2d", "conv3d", "embedding", "embedding_bag", "one_hot", "matmul", "mm", "bilinear"]
-)
+_FUNCTIONAL = {
+    "linear", "conv1d", "conv2d", "conv3d", "embedding", "embedding_bag", "one_hot", "matmul", "mm", "bilinear",
+}  # fmt: skip
 _SIZED = (
     "in_features", "in_channels", "num_embeddings", "input_size", "num_features", "d_model", "embed_dim",
     "normalized_shape",
