@@ -155,6 +155,17 @@ def test_whole_numbers_under_a_users_loss_are_ids():
     assert "NRM011" not in codes(report)
 
 
+def test_a_momentum_of_zero_is_found_before_any_training():
+    def model():
+        norms = nn.BatchNorm1d(32, momentum=0.0), nn.BatchNorm1d(32)
+        first = nn.Linear(UNIT[0].numel(), 32)
+        return nn.Sequential(nn.Flatten(), first, norms[0], nn.ReLU(), nn.Linear(32, 32), norms[1], nn.Linear(32, 10))
+
+    report = look(UNIT, Y, model=model, train=False)
+    assert the(report, "NRM102").where.module == "2"
+    assert "momentum is 0" in the(report, "NRM102").message
+
+
 def test_a_never_trained_batch_norm_is_skipped():
     report = look(UNIT, Y, model=cnn, train=False)
     assert "never trained" in next(skip.reason for skip in report.skipped if skip.code == "NRM102")

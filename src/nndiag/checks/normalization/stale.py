@@ -51,9 +51,12 @@ def examine_batchnorm(bench: Bench, seen: Seen, view: View) -> Iterator[Observat
         yield from (Skip(code, "the inputs are invented") for code in CODES)
         return
     if all(one.as_built and one.fresh and (one.updates in {0, None}) for one in known) and not _learned(bench):
-        yield from (
-            Skip(code, "the model was never trained: its statistics are those it was built with") for code in CODES
-        )
+        stuck = [one for one in known if one.momentum == 0]  # no training will ever move these
+        if stuck:
+            yield Judged("NRM102")
+            yield from _stale(bench, known, stuck)
+        why = "the model was never trained: its statistics are those it was built with"
+        yield from (Skip(code, why) for code in (CODES[1:] if stuck else CODES))
         return
     if bench.rows < 16:
         yield from (Skip(code, f"{bench.rows} rows are too few to judge statistics") for code in CODES)
@@ -136,8 +139,8 @@ def _channels(worst: Remembered) -> Iterator[Series]:
             )
 
 
-def _stale(bench: Bench, known: list[Remembered]) -> Iterator[Observation]:
-    """NRM102: one finding, at the first layer that is off."""
+def _stale(bench: Bench, known: list[Remembered], among: list[Remembered] | None = None) -> Iterator[Observation]:
+    """NRM102: one finding, at the first layer (of those to be judged) that is off."""
     from nndiag.lab.batchnorm import mode_losses
 
     losses: ModeLosses | None = None
@@ -145,9 +148,10 @@ def _stale(bench: Bench, known: list[Remembered]) -> Iterator[Observation]:
         losses = mode_losses(bench.make(), bench.batches[:8], bench.objective, seed=bench.subject.run.seed)
         yield Measurement("loss_eval_mode", losses.evaluation, "")
         yield Measurement("loss_batch_statistics", losses.training, "")
-    scores = [float(_score(one.kl)) for one in known]
-    yield Measurement("batchnorm_kl_largest", max(scores), "nats", known[scores.index(max(scores))].name)
-    off = [one for one, score in zip(known, scores, strict=True) if score > (STALE_FOR_SURE if _begun(one) else STALE)]
+    judged = known if among is None else among
+    scores = [float(_score(one.kl)) for one in judged]
+    yield Measurement("batchnorm_kl_largest", max(scores), "nats", judged[scores.index(max(scores))].name)
+    off = [one for one, score in zip(judged, scores, strict=True) if score > (STALE_FOR_SURE if _begun(one) else STALE)]
     if not off:
         return
     yield _stale_finding(bench, known, off, losses)
