@@ -114,3 +114,17 @@ def test_ranks_without_a_model_have_nothing_to_run(capfd):
     lines = capfd.readouterr().err.strip().splitlines()
     assert len(lines) == 2
     assert "--model" in lines[1]
+
+
+@pytest.mark.parametrize("warmup", [0, 777, 1000])
+def test_a_cosine_that_climbs_back_to_its_peak_is_seen_wherever_the_grid_falls(warmup):
+    """End at 8000 of 17578 updates: the second peak lies on 15000, nearer a grid point than the first."""
+    said = {"gpus": 8, "per-device-batch": 32, "dataset-size": 50_000, "epochs": 90, "lr": 0.8, "optimizer": "sgd"}
+    schedule = {"name": "cosine", "total-steps": 8000, "warmup-steps": warmup, "step-unit": "optimizer"}
+    assert "MGL004" in levels(judged(said, schedule=schedule))
+
+
+@pytest.mark.parametrize(("gpus", "codes"), [(2, {}), (8, {"MGL005": "note"})])
+def test_a_square_root_for_sgd_is_a_note_where_it_is_far_from_linear(gpus, codes):
+    said = {**EIGHT, "gpus": gpus, "base-lr": 0.1, "lr": 0.1 * gpus**0.5, "optimizer": "sgd", "warmup": 500}
+    assert levels(judged({**said, "rule": "sqrt"})) == codes

@@ -152,6 +152,15 @@ class Rebound:
     rise: float  # (high - low) / peak
 
 
+def _top(y: Sequence[float]) -> int:
+    """Return where the first climb to the peak ends. A periodic curve meets its peak again, on a grid even closer."""
+    peak = max(y)
+    at = next(i for i, value in enumerate(y) if value >= 0.99 * peak)
+    while at + 1 < len(y) and y[at + 1] > y[at]:
+        at += 1
+    return at
+
+
 def rebound(x: Sequence[float], y: Sequence[float]) -> Rebound | None:
     """Return the largest rise after the peak has been left, or None when the curve never rises again.
 
@@ -164,7 +173,7 @@ def rebound(x: Sequence[float], y: Sequence[float]) -> Rebound | None:
     if not y or max(y) <= 0:
         return None
     peak = max(y)
-    start = next(i for i, value in enumerate(y) if value >= peak * (1 - 1e-12))
+    start = _top(y)
     low = start
     best: Rebound | None = None
     for i in range(start, len(y)):
@@ -181,7 +190,7 @@ def arrival(x: Sequence[float], y: Sequence[float], share: float = 0.01) -> floa
     if not y or max(y) <= 0:
         return None
     peak = max(y)
-    start = next(i for i, value in enumerate(y) if value >= peak * (1 - 1e-12))
+    start = _top(y)
     return next((x[i] for i in range(start, len(y)) if y[i] <= share * peak), None)
 
 

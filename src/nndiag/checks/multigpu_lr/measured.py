@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nndiag.checks.multigpu_lr.layout import Layout
     from nndiag.checks.multigpu_lr.plan import Plan
     from nndiag.core.findings import Observation
-    from nndiag.core.subject import Batch, Subject
+    from nndiag.core.subject import Batch, DataSource, Subject
     from nndiag.lab.objective import Objective
 
 ONE_XX = ("MGL101", "MGL102", "MGL103")
@@ -63,12 +63,10 @@ def examine_model(check: MultigpuLr, subject: Subject, plan: Plan) -> Iterator[O
         take_own_gpu(run.device)
     plan_of_rows = layout(plan, ranks=check.ranks, world=world)
     yield Step("reading the data")
-    whole = whole_batch(subject.data, plan_of_rows.rows, run.device)
-    laid = fitted(plan_of_rows, batch_rows(whole)) if whole is not None else None
+    whole, laid, reason = _laid_out(subject.data, plan_of_rows, run.device)
     if whole is None or laid is None:
-        rows = batch_rows(whole) if whole is not None else 0
         for code in codes:
-            yield Skip(code, f"{rows} rows of data are too few for {len(plan_of_rows.sizes)} shards")
+            yield Skip(code, reason)
         return
     if subject.data.synthetic:
         yield Fact("data", subject.data.name, f"data {subject.data.name}")
@@ -87,6 +85,17 @@ def examine_model(check: MultigpuLr, subject: Subject, plan: Plan) -> Iterator[O
         return
     with one_thread(model):
         yield from _one_process(setting)
+
+
+def _laid_out(data: DataSource, wanted: Layout, device: str) -> tuple[Batch | None, Layout | None, str]:
+    """Return the batch to share out and how, or why there is none."""
+    first = next(iter(data.batches(wanted.rows)), None)
+    if first is not None and first.whole:
+        return None, None, "the model takes a batch of this data as a whole only: there are no shards"
+    whole = whole_batch(data, wanted.rows, device)
+    rows = batch_rows(whole) if whole is not None else 0
+    laid = fitted(wanted, rows) if rows else None
+    return whole, laid, f"{rows} rows of data are too few for {len(wanted.sizes)} shards"
 
 
 def _one_process(setting: Setting) -> Iterator[Observation]:
