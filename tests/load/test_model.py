@@ -18,6 +18,7 @@ from nndiag.lab.borrow import fingerprint
 from nndiag.load.model import load_model, source_of
 from nndiag.load.sources import WeightsFile
 from nndiag.load.subject import load_subject
+from nndiag.load.weights import load_weights
 
 CODE = """
 import torch
@@ -213,6 +214,25 @@ def test_weights_go_into_a_factorys_model_whatever_wrapped_it(folder, prefix):
     torch.save({"model": {prefix + key: value for key, value in given.items()}}, "w.pt")
     made = load_model("models.py:build", weights="w.pt").make()
     assert all(torch.equal(value, given[key]) for key, value in made.state_dict().items())
+
+
+def test_weights_go_in_part_by_part_and_all_arrive(folder, monkeypatch):
+    from safetensors.torch import save_file
+
+    from nndiag.load import fitting
+
+    layers = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)), nn.BatchNorm1d(64))
+    save_file(layers.state_dict(), "w.safetensors")
+    monkeypatch.setattr(fitting, "_AT_ONCE", 3 * 64 * 64 * 4)
+    held = []
+    load = nn.Module.load_state_dict
+    monkeypatch.setattr(
+        nn.Module, "load_state_dict", lambda self, state, **k: (held.append(len(state)), load(self, state, **k))
+    )
+    made = nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)), nn.BatchNorm1d(64))
+    fitting.fitted_weights(made, load_weights("w.safetensors"))
+    assert len(held) > 1
+    assert all(torch.equal(value, layers.state_dict()[name]) for name, value in made.state_dict().items())
 
 
 def test_weights_that_do_not_fit_name_the_keys(folder):

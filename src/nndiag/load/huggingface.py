@@ -10,9 +10,10 @@ from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Where
 from nndiag.lab.blame import one_line, said
 from nndiag.load.door import inspect, require, shown
+from nndiag.load.fitting import fitted_weights
 from nndiag.load.sources import BuiltModel, PreparedModel
 from nndiag.load.usercode import literals
-from nndiag.load.weights import fitted_weights, load_weights
+from nndiag.load.weights import load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

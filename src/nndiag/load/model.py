@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
 from nndiag.core.findings import Where
+from nndiag.load.fitting import fitted_weights
 from nndiag.load.huggingface import is_hugging_face, load_hugging_face
 from nndiag.load.sources import BuiltModel, CopiedModel, PreparedModel, WeightsFile
 from nndiag.load.usercode import Target, called, is_code, line_of, literals, resolve
-from nndiag.load.weights import find_state_dict, fitted_weights, load_weights
+from nndiag.load.weights import find_state_dict, load_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

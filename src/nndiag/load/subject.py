@@ -111,7 +111,8 @@ def _model(
     source = source_of(model, seed=run.seed, device=run.device)
     if weights is None or isinstance(source, WeightsFile):
         return source
-    from nndiag.load.weights import fitted_weights, load_weights
+    from nndiag.load.fitting import fitted_weights
+    from nndiag.load.weights import load_weights
 
     opened = load_weights(str(weights), trust=run.trust)
     return PreparedModel(source, lambda made: fitted_weights(made, opened), f"weights from {weights}")

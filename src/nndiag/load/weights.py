@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nndiag.core.errors import NndiagError, UsageError
+from nndiag.core.errors import NndiagError
 from nndiag.lab.blame import one_line, said
 from nndiag.load.door import Opened, inspect, open_zip, shown
 from nndiag.load.sources import WeightsFile
@@ -259,67 +259,3 @@ def _described(content: Any) -> str:
     if isinstance(content, Mapping):
         return f"a dict of {one_line([shown(str(key)) for key in content])}" if content else "an empty dict"
     return f"a {type(content).__name__}"
-
-
-def fitted_weights(model: Any, weights: WeightsFile) -> Any:
-    """Load weights into a model; names may carry the prefixes that wrappers add.
-
-    Raises:
-        NndiagError: Keys or shapes do not fit; the message names them.
-    """
-    import torch
-
-    own = {
-        name: tuple(value.shape) for name, value in model.state_dict(keep_vars=True).items() if hasattr(value, "shape")
-    }
-    if not own:
-        raise UsageError(f"{type(model).__name__} has no weights to load", hint="leave --weights out")
-    rename = _renaming(own, weights.shapes)
-    given = {rename(key): (key, shape) for key, shape in weights.shapes.items()}
-    lazy = {name for name, item in model.named_parameters() if isinstance(item, torch.nn.UninitializedParameter)}
-    tied = _tied(model, set(given))
-    missing = [name for name in own if name not in given and name not in tied and not _bookkeeping(name)]
-    extra = [key for name, (key, _) in given.items() if name not in own and not _bookkeeping(key)]
-    unlike = [
-        f"{name} {shape} in the file, {own[name]} in the model"
-        for name, (_, shape) in given.items()
-        if name in own and name not in lazy and own[name] != shape
-    ]
-    if missing or extra or unlike:
-        parts = [
-            f"{len(keys)} {word}: {one_line(map(shown, keys), limit=3)}" if word else one_line(unlike, limit=2)
-            for word, keys in (("missing", missing), ("unexpected", extra), ("", unlike))
-            if keys
-        ]
-        raise NndiagError(
-            f"{weights.name} does not fit {type(model).__name__}: " + "; ".join(parts),
-            hint="was it saved from this model, with the same --model-arg?",
-        )
-    state = {rename(key): tensor for key, tensor in weights.tensors() if rename(key) in own}
-    model.load_state_dict(state, strict=False)
-    return model
-
-
-def _bookkeeping(name: str) -> bool:
-    """Whether a key is a counter or a position table that versions of one model disagree about."""
-    return name.endswith(("num_batches_tracked", "position_ids", ".inv_freq", "attn.bias", "masked_bias"))
-
-
-def _renaming(own: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
-    """Return the change of prefix under which most names agree."""
-    prefixes = ("", "module.", "_orig_mod.", "model.", "net.", "module._orig_mod.", "_orig_mod.module.")
-    changes = [(cut, add) for cut in prefixes for add in ("", "model.", "net.")]
-
-    def agreed(change: tuple[str, str]) -> int:
-        return sum(change[1] + key.removeprefix(change[0]) in own for key in given)
-
-    best = max(changes, key=agreed)  # the first of equals: no change
-    return lambda key: best[1] + key.removeprefix(best[0])
-
-
-def _tied(model: Any, given: set[str]) -> set[str]:
-    """Return names that share their tensor with a name that is given."""
-    by_tensor: dict[int, list[str]] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        by_tensor.setdefault(id(value), []).append(name)
-    return {name for names in by_tensor.values() if given & set(names) for name in names}
