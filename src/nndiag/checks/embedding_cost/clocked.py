@@ -124,7 +124,7 @@ def _too_much(subject: Subject, view: ModelView | None) -> str:
     """Why a real step should not be tried here, "" when it may."""
     from nndiag.checks.embedding_cost.timing import HOLD, held_bytes
 
-    if subject.run.seconds_left < 5:
+    if subject.run.seconds_left < 2:
         return "the time budget is used up"
     if view is None:
         return ""
