@@ -166,3 +166,18 @@ def test_one_row_all_nan_and_all_constant_are_said_not_judged():
 def test_series_for_the_figures_exist():
     groups = {series.group for series in look(Z).series}
     assert groups >= {"inputs", "per-feature range"}
+
+
+def test_a_rare_feature_that_dwarfs_all_others_is_named_and_a_plain_one_is_not():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 6))
+    x[:, 2] = np.where(rng.random(500) < 0.03, 1.0, 0.0) * rng.random(500)
+    assert not codes(look(x.astype(np.float32)))
+    x[:, 2] *= 1e5
+    assert the(look(x.astype(np.float32)), "NRM003").where.module == "feature 2"
+
+
+def test_a_finding_about_scale_says_how_sure_it_is():
+    x = 40 + np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
+    evidence = the(look(x), "NRM002").evidence
+    assert evidence.interval[0] < evidence.value < evidence.interval[1] < 1.3 * evidence.value

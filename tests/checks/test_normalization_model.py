@@ -292,3 +292,24 @@ def test_a_file_of_weights_alone_knows_how_its_training_data_were_scaled(kind, t
     assert "divided by 255" in found.message
     assert found.evidence.interval[0] < found.evidence.value < found.evidence.interval[1]
     assert not codes(look(UNIT, Y, model=str(path)))
+
+
+def test_strong_dropout_before_the_head_does_not_inflate_the_start():
+    def model():
+        return nn.Sequential(*mlp()[:-1], nn.Dropout(0.999), nn.Linear(64, 10))
+
+    assert "NRM105" not in codes(look(UNIT, Y, model=model, train=False))
+
+
+def test_answers_that_compare_rows_with_one_another_are_no_classes():
+    class Contrastive(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.left, self.right = nn.Linear(144, 16), nn.Linear(144, 16)
+
+        def forward(self, x):
+            return 100 * self.left(x.flatten(1)) @ self.right(x.flatten(1)).T
+
+    batches = [(UNIT[k : k + 16], torch.arange(16)) for k in range(0, 64, 16)]
+    report = look(batches, model=Contrastive, train=False)
+    assert "classification only" in next(skip.reason for skip in report.skipped if skip.code == "NRM105")

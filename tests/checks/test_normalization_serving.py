@@ -176,3 +176,13 @@ def test_a_division_is_named_though_most_features_are_constant(swapped):
     words = "division by 255 is missing in serving" if swapped else "serving divides by 255, training did not"
     assert words in the(report, "NRM006").message
     assert ("needs (x - [0]) / [255]" if swapped else "/ [0.00392157]") in the(report, "NRM006").fix
+
+
+def test_the_map_per_channel_comes_with_its_standard_errors():
+    x = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32)
+    y = (255 * np.random.default_rng(1).normal(size=(400, 3))).astype(np.float32)
+    report = look(x, serve=y)
+    rows = next(table for table in report.tables if table.title.startswith("serving = slope")).rows
+    assert all(0.02 < row[2] / row[1] < 0.08 for row in rows)  # sqrt((1/n + 1/m) / 2) of a Gaussian: 0.047
+    slope = next(item for item in report.measurements if item.name == "serving_slope")
+    assert slope.interval[0] < 255 < slope.interval[1]
