@@ -201,3 +201,17 @@ def test_an_activation_written_as_a_module_is_integrated_and_agrees_with_masks()
     )
     numbers = {m.name: m.value for m in report.measurements}
     assert numbers["mean_on_predicted"] == pytest.approx(numbers["mean_on"], rel=0.05)
+
+
+def test_a_mean_next_to_nothing_is_no_base_for_a_ratio_and_the_second_moment_is_reported():
+    torch.manual_seed(0)
+    report = examine(
+        lambda: nn.Sequential(
+            nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, 256), nn.Tanh(), nn.Linear(256, 2)
+        ),
+        X,
+    )
+    numbers = {m.name: m.value for m in report.measurements}
+    assert "mean_ratio" not in numbers
+    assert "the mean becomes" not in report.answers[0]
+    assert numbers["second_moment_ratio"] == pytest.approx(numbers["second_moment_ratio_predicted"], rel=0.05)

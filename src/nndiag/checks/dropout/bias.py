@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # A shift of the mean activation, in units of its root mean square in eval. An ordinary ReLU layer behind p = .5 at
 # default initialisation has .23 (training/eval mean 1.41), behind p = .8 it has .7: the first is how dropout is used.
 NOTE_SHIFT, WARN_SHIFT = 0.15, 0.45
+CENTRED = 0.05  # of the root mean square: a smaller mean is no base for a ratio
 DIRECT = 0.1  # of the activation's spread, elementwise, where no sum lies between
 DOMINATED = 0.5  # share of sums beyond them
 
@@ -60,8 +61,8 @@ class Bias:
 
     @property
     def ratio(self) -> float:
-        """Training mean over eval mean."""
-        return self.on / self.off if self.off else math.nan
+        """Training mean over eval mean; nan where the eval mean is next to nothing, as behind tanh."""
+        return self.on / self.off if abs(self.off) > CENTRED * self.rms else math.nan
 
     @property
     def agrees(self) -> bool:
@@ -146,11 +147,11 @@ def _measured(site: Site, gauge: Gauge) -> Iterator[Observation]:
         elif site.activation is not None and isinstance(gauge.sums, str) and not site.direct:
             yield Skip("DRP106", f"no closed form: {gauge.sums}", site.label)
         return
-    half = 1.96 * bias.error / abs(bias.off) if bias.off else math.nan
-    base = bias.off or math.nan
     predicted = bias.predicted
-    yield Measurement("mean_ratio", bias.ratio, "ratio", site.label, (bias.ratio - half, bias.ratio + half))
-    yield Measurement("mean_ratio_predicted", bias.on_predicted / base, "ratio", site.label)
+    if not math.isnan(bias.ratio):
+        half = 1.96 * bias.error / abs(bias.off)
+        yield Measurement("mean_ratio", bias.ratio, "ratio", site.label, (bias.ratio - half, bias.ratio + half))
+        yield Measurement("mean_ratio_predicted", bias.on_predicted / bias.off, "ratio", site.label)
     yield Measurement("mean_off", bias.off, bias.activation, site.label)
     yield Measurement("mean_on", bias.on, bias.activation, site.label)
     yield Measurement("mean_on_predicted", bias.on_predicted, bias.activation, site.label)
@@ -174,7 +175,8 @@ def _affine_finding(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Obs
         return
     settled = size >= WARN_SHIFT and bias.agrees
     half = 1.96 * bias.error / bias.rms
-    size_of = f"{bias.ratio:.2f}x its eval value" if bias.off else f"{bias.on:.3g} where eval has 0"
+    bare = math.isnan(bias.ratio)
+    size_of = f"{bias.on:.3g} where eval has {bias.off:.3g}" if bare else f"{bias.ratio:.2f}x its eval value"
     through = case.map.next_module(site.affine) or (site.affine.step.op if site.affine.step else "")
     yield found(
         "DRP106",
