@@ -326,6 +326,27 @@ def test_a_mode_written_into_code_that_is_run_as_it_is_is_kept():
     assert not torch.equal(graph.eval()(torch.ones(64, 8)), graph(torch.ones(64, 8)))
 
 
+class Sampling(Net):
+    """Draws in every mode, from a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(1)
+
+    def call(self, x):
+        return self.head(self.hidden(x) + keras.random.normal((16,), seed=self.seeds))
+
+
+def test_draws_of_keras_follow_the_seed_of_torch():
+    graph, _ = translated(built(Sampling(), (2, 8)), "x")
+    drawn = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        drawn.append(graph.eval()(torch.ones(2, 8)))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
 class Scale(L.Layer):
     """A layer of the user's own with a weight of its own."""
 

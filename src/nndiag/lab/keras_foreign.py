@@ -51,7 +51,10 @@ class Foreign(KerasGraph):
         """Run the layer on these parameters, and on torch's layers where there are some."""
         layer = self._held.layer
         for number, name in self._names.items():
-            self._held.variables[number]._value = getattr(self, name)  # noqa: SLF001 - assigning would cut the gradient
+            value = getattr(self, name)
+            if "seed_generator_state" in name:  # Keras counts its draws; torch's seed decides here
+                value.copy_(torch.randint(0, 2**31, value.shape))
+            self._held.variables[number]._value = value  # noqa: SLF001 - assigning would cut the gradient
         self._follow_dtype()
         if "training" in inspect.signature(layer.call).parameters or hasattr(layer, "_nodes_by_depth"):
             kwargs["training"] = self.training if self.mode is None else self.mode
