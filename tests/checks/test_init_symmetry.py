@@ -340,7 +340,9 @@ def test_units_under_a_large_negative_bias_are_found_at_their_layer():
         nn.init.constant_(net[0].bias, -10.0)
         return net
 
-    assert said(ask(build)) == [("SYM202", "0")]  # one cause, one finding
+    report = ask(build)
+    assert said(report) == [("SYM202", "0"), ("SYM101", "0")]
+    assert [item.severity.word for item in report.findings] == ["error", "note"]  # one headline, and its reason
     assert said(ask(build, train=False)) == [("SYM101", "0")]
     assert not {place for _code, place in said(ask(build))} & {"2", "3"}
 

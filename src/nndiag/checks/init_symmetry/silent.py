@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nndiag.core.findings import Evidence, Judged, Skip
+from nndiag.core.findings import Evidence, Judged, Severity, Skip
 from nndiag.core.rules import found
 from nndiag.science.signal import share_interval
 
@@ -35,7 +35,7 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
     for site in enough:
         if not site.dead or site.share < scene.check.min_input_share:
             continue  # what no longer depends on the input is on or off for all of them: SYM103
-        if _silenced(seen, site) or _starved(scene, seen, site):
+        if _silenced(seen, site):
             continue  # by a layer that has its own finding
         pruned = _zero_rows(scene, seen, site)
         dead = site.dead - pruned
@@ -46,6 +46,7 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
         if dead < site.units and _collapsed(seen, site):
             yield Skip("SYM101", "what the layer reads varies in one direction: an earlier layer decides", site.name)
             continue
+        starved = _starved(scene, seen, site)
         finding = found(
             "SYM101",
             f'{dead} of {site.units} units behind "{site.name}" are zero for every input ({dead / site.units:.0%})',
@@ -59,9 +60,12 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
                 seed=scene.subject.run.seed,
                 detail=f"{site.always} units are never zero; units whose weights are zero are not counted",
             ),
-            means="a unit that is off for every input gets no gradient and stays off",
+            means="why no gradient reaches the layer: SYM202 says what that does"
+            if starved
+            else "a unit that is off for every input gets no gradient and stays off",
             fix="start biases at 0, centre the inputs (nndiag check-normalization), or use LeakyReLU or GELU; "
             "Keras: bias_initializer='zeros'",
+            severity=Severity.NOTE if starved else None,
         )
         scene.findings.append(finding)
         yield finding
@@ -102,7 +106,7 @@ def _silenced(seen: Signals, site: Site) -> bool:
 
 
 def _starved(scene: Scene, seen: Signals, site: Site) -> bool:
-    """Whether the layer in front is on a dead path: one cause, one finding."""
+    """Whether the layer in front is on a dead path: that finding is the headline, this one its reason."""
     source = _source(seen, site)
     if source is None or scene.starvation is None:
         return False
