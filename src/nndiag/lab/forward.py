@@ -134,7 +134,8 @@ def main_output(output: Any) -> Tensor:
 def main_input(inputs: Any) -> Tensor | None:
     """Return the first tensor of a batch's inputs, floating-point ones first, targets among them last."""
     if isinstance(inputs, Mapping):
-        inputs = {key: value for key, value in inputs.items() if key not in TARGET_KEYS} or inputs
+        rest = {key: value for key, value in inputs.items() if key not in TARGET_KEYS}
+        inputs = rest if any(item.dim() for item in tensors_in(rest)) else inputs
     found = sorted(tensors_in(inputs), key=lambda item: item.dim() == 0)
     return next((item for item in found if item.is_floating_point()), found[0] if found else None)
 

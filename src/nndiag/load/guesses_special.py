@@ -38,7 +38,8 @@ def state(reader: nn.Module, sequences: int | None = None) -> Part:
         zeros = torch.zeros(rows, width) if count is None else torch.zeros(count, sequences or rows, width)
         return (zeros, zeros.clone()) if "LSTM" in type(reader).__name__ else zeros
 
-    return Part(Guess("a state of zeros", make), whole=count is not None)
+    text = f"a state of zeros for {sequences}" if sequences else "a state of zeros"
+    return Part(Guess(text, make), whole=count is not None)
 
 
 def count_up(rows: int) -> Any:
