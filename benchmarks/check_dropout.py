@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from nndiag.core.subject import Batch
-from nndiag.lab.dropout_bench import Bench
-from nndiag.lab.dropout_expect import expected
-from nndiag.lab.dropout_measure import SiteLab
-from nndiag.lab.dropout_script import Script
-from nndiag.lab.dropout_sites import Map
+from nndiag.lab.dropout.bench import Bench
+from nndiag.lab.dropout.expect import expected
+from nndiag.lab.dropout.measure import SiteLab
+from nndiag.lab.dropout.script import Script
+from nndiag.lab.dropout.sites import Map
 from nndiag.science.activation_moments import relu_mean
 from nndiag.science.rescale import spread
 

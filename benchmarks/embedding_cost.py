@@ -15,8 +15,8 @@ import time
 import torch
 from torch import optim
 
-from nndiag.lab.embedding_ids import ZipfIds
-from nndiag.lab.embedding_step import Forecast, Trial, sizes_to_try, time_sizes
+from nndiag.lab.embedding.ids import ZipfIds
+from nndiag.lab.embedding.step import Forecast, Trial, sizes_to_try, time_sizes
 
 OPTIMIZERS = {  # name: maker, sparse, table-sized tensors alive at once
     "Adam for-loop": (lambda p: optim.Adam(p, foreach=False), False, 6),

@@ -8,7 +8,7 @@ from torch import nn
 
 from checks.init_symmetry_cases import ask, fill, first, mlp, noise, numbers, pair, said
 from nndiag.core.subject import Run, Training
-from nndiag.lab.symmetry_rounding import _judged
+from nndiag.lab.symmetry.rounding import _judged
 
 
 class Adaptive(nn.Module):
@@ -128,7 +128,7 @@ def test_labels_are_permuted_where_there_are_any_and_the_run_says_which(labels, 
 
 
 def test_dealt_labels_are_the_same_labels_in_another_order():
-    from nndiag.lab.symmetry_runs import _dealt
+    from nndiag.lab.symmetry.runs import _dealt
 
     batch = noise(20)[0]
     dealt = _dealt(batch, 0)

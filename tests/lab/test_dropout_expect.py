@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nndiag.lab.dropout_closed import activation_of, sums_at
-from nndiag.lab.dropout_expect import expected
-from nndiag.lab.dropout_graph import Step
+from nndiag.lab.dropout.closed import activation_of, sums_at
+from nndiag.lab.dropout.expect import expected
+from nndiag.lab.dropout.graph import Step
 
 
 def sums_of(op, x, weight, bias=None, *, unit="element", channels=0, **options):

@@ -6,12 +6,12 @@ from torch import nn
 from torch.nn import functional
 
 from nndiag.core.subject import Batch
-from nndiag.lab.dropout_bench import Bench
-from nndiag.lab.dropout_measure import FEWEST, SiteLab
-from nndiag.lab.dropout_meeting import in_place
-from nndiag.lab.dropout_ops import mask_facts
-from nndiag.lab.dropout_script import Script
-from nndiag.lab.dropout_sites import Map
+from nndiag.lab.dropout.bench import Bench
+from nndiag.lab.dropout.measure import FEWEST, SiteLab
+from nndiag.lab.dropout.meeting import in_place
+from nndiag.lab.dropout.ops import mask_facts
+from nndiag.lab.dropout.script import Script
+from nndiag.lab.dropout.sites import Map
 
 X = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
 

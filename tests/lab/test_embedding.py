@@ -7,13 +7,13 @@ from torch.nn import functional
 
 from nndiag.core.findings import Where
 from nndiag.core.subject import Training
-from nndiag.lab import embedding
-from nndiag.lab.embedding_cures import RowWiseAdagrad
-from nndiag.lab.embedding_ids import ZipfIds
-from nndiag.lab.embedding_model import build
-from nndiag.lab.embedding_optim import route, try_dense, try_sparse
-from nndiag.lab.embedding_step import Trial, forecast, sizes_to_try
-from nndiag.lab.embedding_uses import watch_forward
+from nndiag.lab.embedding import tables as embedding
+from nndiag.lab.embedding.cures import RowWiseAdagrad
+from nndiag.lab.embedding.ids import ZipfIds
+from nndiag.lab.embedding.model import build
+from nndiag.lab.embedding.optim import route, try_dense, try_sparse
+from nndiag.lab.embedding.step import Trial, forecast, sizes_to_try
+from nndiag.lab.embedding.uses import watch_forward
 from nndiag.load.sources import BuiltModel
 
 HUGE = 10**9

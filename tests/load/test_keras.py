@@ -14,7 +14,7 @@ keras = pytest.importorskip("keras")
 
 from nndiag.core.errors import NndiagError  # noqa: E402 - after the backend is chosen
 from nndiag.lab.copying import private_copy as copied  # noqa: E402 - see above
-from nndiag.lab.keras_translate import translated  # noqa: E402 - see above
+from nndiag.lab.keras.translate import translated  # noqa: E402 - see above
 from nndiag.load.keras_config import check_file, strangers  # noqa: E402 - see above
 from nndiag.load.model import load_model, source_of  # noqa: E402 - see above
 

@@ -57,8 +57,8 @@ def load_keras(target: str, *, seed: int, device: str, trust: bool) -> ModelSour
 
 def as_torch(model: Any, name: str) -> tuple[nn.Module, list[str]]:
     """Return a Keras model as torch layers of the same names, and what was left out; later, if it has no shape yet."""
-    from nndiag.lab.keras_translate import check_backend, has_shape, translated
-    from nndiag.lab.keras_unbuilt import Unbuilt, completed
+    from nndiag.lab.keras.translate import check_backend, has_shape, translated
+    from nndiag.lab.keras.unbuilt import Unbuilt, completed
 
     check_backend(name)
     whole = completed(model) if has_shape(model) else None
@@ -71,7 +71,7 @@ def is_keras_model(thing: Any) -> bool:
     """Whether an object is a Keras model; does not import Keras."""
     if "keras" not in sys.modules:
         return False
-    from nndiag.lab.keras_translate import is_keras
+    from nndiag.lab.keras.translate import is_keras
 
     return is_keras(thing)
 
@@ -80,7 +80,7 @@ def fresh_names() -> AbstractContextManager[None]:
     """Let Keras number its layers from the start, as in a process of its own (dense, dense_1, …)."""
     if "keras" not in sys.modules:
         return nullcontext()
-    from nndiag.lab.keras_copy import fresh_names as names
+    from nndiag.lab.keras.copy import fresh_names as names
 
     return names()
 

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
-    from nndiag.lab.dropout_expect import Expected
-    from nndiag.lab.dropout_measure import Gauge
-    from nndiag.lab.dropout_sites import Site
+    from nndiag.lab.dropout.expect import Expected
+    from nndiag.lab.dropout.measure import Gauge
+    from nndiag.lab.dropout.sites import Site
 
 # A shift of the mean activation, in units of its root mean square in eval. An ordinary ReLU layer behind p = .5 at
 # default initialisation has .23 (training/eval mean 1.41), behind p = .8 it has .7: the first is how dropout is used.
@@ -82,8 +82,8 @@ class Bias:
 
 def bias_of(gauge: Gauge) -> Bias | None:
     """Put closed form and masks side by side; None where there is no sum with an activation behind it."""
-    from nndiag.lab.dropout_expect import expected
-    from nndiag.lab.dropout_measure import standard_error
+    from nndiag.lab.dropout.expect import expected
+    from nndiag.lab.dropout.measure import standard_error
     from nndiag.science import activation_moments as am
     from nndiag.science.rescale import spread
 
@@ -196,7 +196,7 @@ def _affine_finding(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Obs
 
 
 def _dominated(case: Case, biases: list[tuple[Site, Bias]]) -> Iterator[Observation]:
-    from nndiag.lab.dropout_expect import KURTOSIS, SKEW
+    from nndiag.lab.dropout.expect import KURTOSIS, SKEW
 
     site, bias = max(biases, key=lambda item: item[1].predicted.dominated)
     few = bias.predicted
@@ -229,7 +229,7 @@ class Direct:
 
 def direct_bias(gauge: Gauge) -> Direct | None:
     """How far E[f(m x/q)] is from f(x), element by element; None where nothing bends."""
-    from nndiag.lab.dropout_graph import Step
+    from nndiag.lab.dropout.graph import Step
     from nndiag.science.rescale import direct_mean
 
     site = gauge.site

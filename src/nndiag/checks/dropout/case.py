@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Batch, Subject
-    from nndiag.lab.dropout_bench import Bench, EvalVerdict
-    from nndiag.lab.dropout_flow import Flow, RowCollapse
-    from nndiag.lab.dropout_graph import Seen
-    from nndiag.lab.dropout_measure import Gauge, SiteLab
-    from nndiag.lab.dropout_sites import Map, Site
+    from nndiag.lab.dropout.bench import Bench, EvalVerdict
+    from nndiag.lab.dropout.flow import Flow, RowCollapse
+    from nndiag.lab.dropout.graph import Seen
+    from nndiag.lab.dropout.measure import Gauge, SiteLab
+    from nndiag.lab.dropout.sites import Map, Site
 
 # Words in names and switched-on flags by which people say that randomness in eval mode is meant.
 ON_PURPOSE = frozenset(
@@ -70,8 +70,8 @@ class Case:
 
 def is_path(site: Site | Seen) -> bool:
     """Whether a site drops whole branches: stochastic depth, on purpose not a dropout of units."""
-    from nndiag.lab.dropout_graph import Seen
-    from nndiag.lab.dropout_ops import SAMPLE, WHOLE
+    from nndiag.lab.dropout.graph import Seen
+    from nndiag.lab.dropout.ops import SAMPLE, WHOLE
 
     seen = site if isinstance(site, Seen) else site.seen
     whole = seen.dial.unit in {SAMPLE, WHOLE}
@@ -92,9 +92,9 @@ def is_augmentation(site: Site) -> bool:
 def investigate(subject: Subject, masks: int) -> Iterator[Observation | Case]:
     """Yield progress, and last the case."""
     from nndiag.core.findings import Step as Progress
-    from nndiag.lab.dropout_bench import Bench
-    from nndiag.lab.dropout_script import Script
-    from nndiag.lab.dropout_sites import Map
+    from nndiag.lab.dropout.bench import Bench
+    from nndiag.lab.dropout.script import Script
+    from nndiag.lab.dropout.sites import Map
     from nndiag.lab.forward import as_tensors, move, take
 
     if subject.model is None or subject.data is None:
@@ -135,7 +135,7 @@ def first_batch(subject: Subject) -> Batch:
 
 def fitted(bench: Bench, masks: int) -> Bench:
     """Return the bench with fewer rows when the masks over the whole batch would cost too many operations."""
-    from nndiag.lab.dropout_bench import Bench
+    from nndiag.lab.dropout.bench import Bench
     from nndiag.lab.forward import take
 
     small = Bench(bench.model, take(bench.batch, 8), seed=bench.seed) if bench.rows > 8 else bench
@@ -152,7 +152,7 @@ def fitted(bench: Bench, masks: int) -> Bench:
 
 def refuse_if_empty(case: Case, model: nn.Module) -> None:
     """Say where it was looked when there is no dropout at all."""
-    from nndiag.lab.dropout_names import is_dropout_module
+    from nndiag.lab.dropout.names import is_dropout_module
 
     modules = [m for m in model.modules() if is_dropout_module(m) or getattr(m, "dropout", 0.0) not in (0.0, None)]
     if case.sites or modules or case.verdict.acting:
@@ -214,8 +214,8 @@ def _name_task(case: Case, output: Any) -> None:
 
 def _measure(case: Case) -> None:
     """Run the passes."""
-    from nndiag.lab.dropout_flow import attention_rows, natural
-    from nndiag.lab.dropout_measure import SiteLab
+    from nndiag.lab.dropout.flow import attention_rows, natural
+    from nndiag.lab.dropout.measure import SiteLab
 
     if not case.acting:
         return

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
-    from nndiag.lab.dropout_flow import NormShift, RowCollapse
-    from nndiag.lab.dropout_graph import Key
-    from nndiag.lab.dropout_sites import Site
+    from nndiag.lab.dropout.flow import NormShift, RowCollapse
+    from nndiag.lab.dropout.graph import Key
+    from nndiag.lab.dropout.sites import Site
 
 WARN_SHARE = 0.6  # a warning from 1 + 0.6 (limit - 1) on
 NEAREST = 6  # sites tried one by one per batch norm
@@ -66,7 +66,7 @@ def worst_per_site(case: Case, reached: list[Site], warn: float) -> list[tuple[S
 
 
 def _one_by_one(case: Case, sources: list[Site], key: Key, shift: NormShift) -> dict[int, NormShift]:
-    from nndiag.lab.dropout_flow import natural
+    from nndiag.lab.dropout.flow import natural
 
     assert case.lab is not None
     found_: dict[int, NormShift] = {}
@@ -80,7 +80,7 @@ def _one_by_one(case: Case, sources: list[Site], key: Key, shift: NormShift) -> 
 
 
 def _prediction(case: Case, site: Site) -> float:
-    from nndiag.lab.dropout_flow import predicted_shift
+    from nndiag.lab.dropout.flow import predicted_shift
 
     return predicted_shift(case.lab, site) if case.lab is not None else math.nan
 

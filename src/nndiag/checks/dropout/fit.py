@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
-    from nndiag.lab.dropout_fit import Fit
+    from nndiag.lab.dropout.fit import Fit
 
 STEPS = 200
 LEARNS = 0.5  # without dropout the loss must fall by this share, or the comparison says nothing
@@ -72,7 +72,7 @@ def judge_fit(case: Case) -> Iterator[Observation]:
 
 
 def _compare(case: Case) -> Iterator[Observation]:
-    from nndiag.lab.dropout_fit import fit
+    from nndiag.lab.dropout.fit import fit
 
     steps = case.subject.training.steps or STEPS
     yield Progress("training with and without dropout", 0.7)

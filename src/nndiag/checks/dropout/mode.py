@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
-    from nndiag.lab.dropout_graph import Seen
+    from nndiag.lab.dropout.graph import Seen
 
 _SHORT = {"scaled_dot_product_attention": "scaled_dot_product_attention(dropout_p=…)", "mask": "a hand-written mask"}
 
@@ -29,7 +29,7 @@ def judge_modes(case: Case) -> Iterator[Observation]:
 
 def stays_on(case: Case) -> list[Seen]:
     """Dropouts that act in eval mode, less those that say they are meant to."""
-    from nndiag.lab.dropout_sites import Site
+    from nndiag.lab.dropout.sites import Site
 
     trained = {site.seen.key: site for site in case.sites}
     found_: list[Seen] = []
@@ -141,7 +141,7 @@ def _inactive_in_training(case: Case) -> Iterator[Observation]:
 
 
 def _is_module(seen: Seen) -> bool:
-    from nndiag.lab.dropout_names import is_dropout_module
+    from nndiag.lab.dropout.names import is_dropout_module
 
     return seen.module is not None and (is_dropout_module(seen.module) or seen.variant in _LAYERS)
 
@@ -161,7 +161,7 @@ def _switched_off(seen: Seen) -> bool:
 def _inert(case: Case) -> Iterator[Observation]:
     yield Judged("DRP002")
     from nndiag.lab.built import locate
-    from nndiag.lab.dropout_sites import pattern
+    from nndiag.lab.dropout.sites import pattern
 
     for name, module in case.bench.model.named_modules():
         rate = getattr(module, "dropout", 0.0)
@@ -192,7 +192,7 @@ def _inert(case: Case) -> Iterator[Observation]:
 
 def never_ran(case: Case) -> list[tuple[str, nn.Module, float]]:
     """Dropout modules that did not run while the module around them did, and whose rate nothing else used."""
-    from nndiag.lab.dropout_names import is_dropout_module
+    from nndiag.lab.dropout.names import is_dropout_module
 
     ran = case.map.film.ran
     modules = dict(case.bench.model.named_modules())
@@ -218,7 +218,7 @@ def never_ran(case: Case) -> list[tuple[str, nn.Module, float]]:
 
 def modules_of_dropout(modules: dict[str, Any]) -> set[str]:
     """Names of the modules that are dropouts themselves."""
-    from nndiag.lab.dropout_names import is_dropout_module
+    from nndiag.lab.dropout.names import is_dropout_module
 
     return {name for name, module in modules.items() if is_dropout_module(module)}
 
@@ -237,7 +237,7 @@ def _model_place(case: Case) -> Where:
 
 def grouped(seen: list[Seen]) -> list[list[Seen]]:
     """Sites that differ only in a layer number and stand on one line are one cause."""
-    from nndiag.lab.dropout_sites import pattern
+    from nndiag.lab.dropout.sites import pattern
 
     groups: dict[Any, list[Seen]] = {}
     for item in seen:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Finding, Observation, Scalar
-    from nndiag.lab.dropout_sites import Site
+    from nndiag.lab.dropout.sites import Site
 
 ROWS = 24
 SHORT = 26

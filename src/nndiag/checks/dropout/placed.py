@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
-    from nndiag.lab.dropout_sites import Site
+    from nndiag.lab.dropout.sites import Site
 
 HIGH = 0.7  # at and above this p is read as a keep probability
 LITTLE = 0.05  # rates below it are not worth a word
@@ -55,7 +55,7 @@ def judge_places(case: Case) -> Iterator[Observation]:
 
 def once(sites: list[Site]) -> list[list[Site]]:
     """Sites that differ only in a layer number and stand on one line."""
-    from nndiag.lab.dropout_sites import pattern
+    from nndiag.lab.dropout.sites import pattern
 
     groups: dict[Any, list[Site]] = {}
     for site in sites:
@@ -129,7 +129,7 @@ def _on_output(case: Case, site: Site, others: str) -> Iterator[Observation]:
 
 def reaches_output(case: Case, site: Site) -> str | None:
     """The task of the output or loss that a dropout feeds with nothing but scales, reshapes or a squashing between."""
-    from nndiag.lab.dropout_sites import REGRESSION_LOSSES, SOFTMAX
+    from nndiag.lab.dropout.sites import REGRESSION_LOSSES, SOFTMAX
 
     squash = frozenset({"sigmoid", *SOFTMAX})
     end = case.map.walk(site.out, through=squash)
@@ -142,7 +142,7 @@ def reaches_output(case: Case, site: Site) -> str | None:
 
 
 def _alpha(case: Case, site: Site, others: str) -> Iterator[Observation]:
-    from nndiag.lab.dropout_ops import ALPHA
+    from nndiag.lab.dropout.ops import ALPHA
     from nndiag.science.rescale_shift import alpha_output
 
     gauge = case.gauge(site)

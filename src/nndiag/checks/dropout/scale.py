@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
-    from nndiag.lab.dropout_measure import Gauge
-    from nndiag.lab.dropout_sites import Site
+    from nndiag.lab.dropout.measure import Gauge
+    from nndiag.lab.dropout.sites import Site
 
 ERRORS = 5.0  # standard errors between the verdicts
 ALIGNED = 0.9999  # cosine between what training passes on with dropout off and what eval passes on
@@ -55,7 +55,7 @@ SILENT = "-"
 
 def unclear(gauge: Gauge) -> str:  # noqa: PLR0911 - one line per reason
     """Why a slope says nothing here; empty when it does."""
-    from nndiag.lab.dropout_ops import ALPHA, RECURRENT
+    from nndiag.lab.dropout.ops import ALPHA, RECURRENT
 
     site = gauge.site
     if site.seen.variant in RECURRENT:
@@ -88,7 +88,7 @@ def whole_parts(site: Site) -> str:
     What is left is an input of the kind eval sees, not a thinner one: modality dropout, a dropped condition, masked
     patches. No sum shrinks, so no rescale is called for; a branch that is added to its shortcut is another matter.
     """
-    from nndiag.lab.dropout_ops import ROW, SAMPLE, WHOLE
+    from nndiag.lab.dropout.ops import ROW, SAMPLE, WHOLE
 
     if not site.seen.handmade or site.anchor.kind == "add":
         return ""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation, Scalar
-    from nndiag.lab.dropout_measure import Gauge
-    from nndiag.lab.dropout_sites import Site
+    from nndiag.lab.dropout.measure import Gauge
+    from nndiag.lab.dropout.sites import Site
 
 SITES = 12
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def makers_from_name(spec: TableSpec) -> Callable[[Cure], Any]:
     """Return the maker of each cure's optimizer when the present one is of the catalogue."""
     from nndiag.core.subject import Training
-    from nndiag.lab.embedding_cures import RowWiseAdagrad, sparse_twin
+    from nndiag.lab.embedding.cures import RowWiseAdagrad, sparse_twin
     from nndiag.lab.optimizers import make_optimizer
 
     def make(cure: Cure) -> Any:
@@ -60,7 +60,7 @@ def _args(options: tables.OptimizerOptions) -> dict[str, Any]:
 
 def makers_from_model(view: ModelView, index: int) -> Callable[[Cure], Any]:
     """Return the maker of each cure's optimizer when the user's own optimizer is at hand."""
-    from nndiag.lab.embedding_optim import maker
+    from nndiag.lab.embedding.optim import maker
 
     site = view.sites[index]
     found = view.routing.of(site.key) if view.routing else None

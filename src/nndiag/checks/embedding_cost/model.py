@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nndiag.core.subject import Batch, Subject
-    from nndiag.lab.embedding import Inventory, TableSite
-    from nndiag.lab.embedding_optim import Routing
-    from nndiag.lab.embedding_uses import LookupWatch
+    from nndiag.lab.embedding.optim import Routing
+    from nndiag.lab.embedding.tables import Inventory, TableSite
+    from nndiag.lab.embedding.uses import LookupWatch
     from nndiag.science.zipf_stream import RowCounts
 
 SMALL_MODEL = 256 * 2**20  # bytes up to which a model is simply built when its shapes alone do not run
@@ -63,7 +63,7 @@ def read_model(subject: Subject, *, batch_size: int, length: int, needs_table: b
     Raises:
         NothingApplicableError: The model holds no table and multiplies no one-hot vectors.
     """
-    from nndiag.lab import embedding as lab
+    from nndiag.lab.embedding import tables as lab
 
     source = subject.model
     assert source is not None
@@ -91,7 +91,7 @@ def _watch(
     subject: Subject, model: nn.Module, inventory: Inventory, batch_size: int, length: int
 ) -> tuple[LookupWatch | None, Batch | None, bool, str]:
     """Run one forward on shapes alone; on a small real model where shapes alone do not run."""
-    from nndiag.lab import embedding as lab
+    from nndiag.lab.embedding import tables as lab
 
     tries: list[Any] = [model]
     small = inventory.parameters * inventory.itemsize <= SMALL_MODEL
@@ -103,7 +103,7 @@ def _watch(
         if attempt is not None and not lab.is_bare(runner):
             continue  # an instance of the user's: a private copy comes next
         for batch, invented in _batches(subject, runner, inventory, batch_size, length):
-            from nndiag.lab.embedding_uses import watch_forward
+            from nndiag.lab.embedding.uses import watch_forward
 
             try:
                 return watch_forward(runner, batch.inputs), batch, invented, ""
@@ -119,7 +119,7 @@ def _batches(
 ) -> list[tuple[Batch, bool]]:
     """The user's first batch, or guesses."""
     from nndiag.core.subject import Batch
-    from nndiag.lab.embedding_inputs import candidates
+    from nndiag.lab.embedding.inputs import candidates
 
     found: list[tuple[Batch, bool]] = []
     if subject.data is not None and not subject.data.synthetic:
@@ -143,7 +143,7 @@ def _first(batches: Any) -> list[Any]:
 
 
 def _routing(subject: Subject, model: nn.Module) -> Routing | None:
-    from nndiag.lab.embedding_optim import route
+    from nndiag.lab.embedding.optim import route
 
     if not any(parameter.requires_grad for parameter in model.parameters()):
         return None
@@ -152,7 +152,7 @@ def _routing(subject: Subject, model: nn.Module) -> Routing | None:
 
 def _count(subject: Subject, view: ModelView) -> None:
     """Count the ids of the user's data per table, following the inputs that were looked up directly."""
-    from nndiag.lab.embedding_batches import watched_ids
+    from nndiag.lab.embedding.batches import watched_ids
 
     if view.watch is None or view.batch is None or view.invented or subject.data is None:
         return
@@ -216,7 +216,7 @@ def _optimizer(subject: Subject, view: ModelView, site: TableSite) -> Optimizer:
     found = view.routing.of(site.key) if view.routing else None
     if found is None:
         return Optimizer(None, "no optimizer", tables.OptimizerCost(0, 0, 0, 0, 0))
-    from nndiag.lab import embedding_optim as lab
+    from nndiag.lab.embedding import optim as lab
 
     optimizer, group = found
     kind = type(optimizer)

@@ -48,7 +48,7 @@ def one_hot(subject: Subject, view: ModelView) -> Iterator[Observation]:
 
 def _sparse(view: ModelView, index: int, clip: float | None) -> Iterator[Observation]:
     """Try the user's optimizer on a sparse table with his options."""
-    from nndiag.lab.embedding_optim import maker, try_sparse
+    from nndiag.lab.embedding.optim import maker, try_sparse
 
     spec, site = view.specs[index], view.sites[index]
     routed = view.routing.of(site.key) if view.routing else None
@@ -65,7 +65,7 @@ def _sparse(view: ModelView, index: int, clip: float | None) -> Iterator[Observa
 
 def _refuses_dense(view: ModelView) -> Iterator[Observation]:
     """SparseAdam over parameters whose gradients are dense raises at its first step."""
-    from nndiag.lab.embedding_optim import maker, try_dense
+    from nndiag.lab.embedding.optim import maker, try_dense
 
     if view.routing is None:
         return

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from nndiag.checks.embedding_cost.model import ModelView
     from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec
     from nndiag.core.subject import Subject
-    from nndiag.lab.embedding_model import ModelTiming
-    from nndiag.lab.embedding_step import Forecast
+    from nndiag.lab.embedding.model import ModelTiming
+    from nndiag.lab.embedding.step import Forecast
     from nndiag.science.roofline import Machine
 
 HOLD = 1.2e9  # bytes that a real step may hold here
@@ -74,7 +74,7 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
         clip: Norm that is clipped to.
         seed: Of the ids.
     """
-    from nndiag.lab import embedding_step as lab
+    from nndiag.lab.embedding import step as lab
 
     listed = cures(spec, around, machine, kept_rows=kept_rows)
     share = seconds / (len(listed) + 1)
@@ -101,7 +101,7 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
 
 def _fewer_rows(cure: Cure, now: Forecast, held: float, seconds: float) -> Cure:
     """Time the same step at fewer rows where that is quick, else read it off the line."""
-    from nndiag.lab import embedding_step as lab
+    from nndiag.lab.embedding import step as lab
 
     rows, expected = cure.spec.rows, now.at(cure.spec.rows)
     if cure.spec.bytes * held <= lab.HOLD_BYTES and 4 * expected < seconds:
@@ -115,8 +115,8 @@ def _trial(  # noqa: PLR0913 - likewise
 ) -> Any:
     import torch
 
-    from nndiag.lab.embedding_ids import ZipfIds
-    from nndiag.lab.embedding_step import Trial
+    from nndiag.lab.embedding.ids import ZipfIds
+    from nndiag.lab.embedding.step import Trial
 
     dtype = getattr(torch, spec.dtype, torch.float32)
     return Trial(
@@ -167,9 +167,9 @@ def time_whole(  # noqa: PLR0913 - budgets, by name
     Raises:
         NndiagError: The model cannot be trained here on this batch.
     """
-    from nndiag.lab.embedding_model import Loop, build, time_model
-    from nndiag.lab.embedding_optim import route
-    from nndiag.lab.embedding_uses import folded
+    from nndiag.lab.embedding.model import Loop, build, time_model
+    from nndiag.lab.embedding.optim import route
+    from nndiag.lab.embedding.uses import folded
     from nndiag.lab.forward import move
 
     if view.watch is None or view.batch is None:
@@ -230,10 +230,10 @@ def _targets(targets: Any, rows: dict[int, int]) -> Any:
 
 def execute_on_model(subject: Subject, view: ModelView, key: str, *, clip: float | None) -> str:
     """Run a cure on the user's model and return what stopped it."""
-    from nndiag.lab.embedding_cures import run_sparse, run_steps, sparse_twin
-    from nndiag.lab.embedding_model import build
-    from nndiag.lab.embedding_optim import route
-    from nndiag.lab.embedding_uses import folded
+    from nndiag.lab.embedding.cures import run_sparse, run_steps, sparse_twin
+    from nndiag.lab.embedding.model import build
+    from nndiag.lab.embedding.optim import route
+    from nndiag.lab.embedding.uses import folded
     from nndiag.lab.forward import move
 
     if view.watch is None or view.batch is None or subject.model is None:

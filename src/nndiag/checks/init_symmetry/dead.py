@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Finding, Observation
-    from nndiag.lab.symmetry_dead import DeadPath
+    from nndiag.lab.symmetry.dead import DeadPath
 
 THROUGH = ("shape", "dropout", "pool", "activation", "normaliser")
 

@@ -74,7 +74,7 @@ def _heat(scene: Scene, views: list[UnitView]) -> Iterator[Observation]:
 def _in_the_end(scene: Scene) -> Iterator[Observation]:
     """Distinct units after the longer training, for the layers that started with twins."""
     from nndiag.lab.bench import OutOfTimeError
-    from nndiag.lab.symmetry import still_together
+    from nndiag.lab.symmetry.groups import still_together
 
     judgement = scene.judgement
     if judgement is None or not judgement.verdicts:

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Finding, Observation
-    from nndiag.lab.symmetry import Mirror, Twins
-    from nndiag.lab.symmetry_verdict import Verdict
+    from nndiag.lab.symmetry.groups import Mirror, Twins
+    from nndiag.lab.symmetry.verdict import Verdict
     from nndiag.lab.units import UnitView
 
 ESCAPED = 0.01  # of the displacement, as symmetry_rounding has it
@@ -27,7 +27,7 @@ def examine(scene: Scene, no_long_run: str = "") -> Iterator[Observation]:
         scene: With the judgement.
         no_long_run: Why the training in two precisions was not made; empty when it was.
     """
-    from nndiag.lab.symmetry import same_place
+    from nndiag.lab.symmetry.groups import same_place
 
     judgement = scene.judgement
     if judgement is None:
@@ -74,7 +74,7 @@ def place_of(view: UnitView) -> str:
 
 def condition(scene: Scene, twins: Twins) -> tuple[str, tuple[str, ...]]:
     """Which half of the condition holds, in words, and who reads the units."""
-    from nndiag.lab.symmetry_flow import outgoing, refine
+    from nndiag.lab.symmetry.flow import outgoing, refine
 
     far = outgoing(scene.signals.flow if scene.signals else None, twins.view, scene.bench.start)
     labels = far.labels()

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Finding, Observation
     from nndiag.core.subject import Batch, Subject
     from nndiag.lab.bench import Bench
-    from nndiag.lab.symmetry_dead import Starvation
-    from nndiag.lab.symmetry_judge import Judgement
-    from nndiag.lab.symmetry_outcome import Outcome
-    from nndiag.lab.symmetry_signal import Signals
+    from nndiag.lab.symmetry.dead import Starvation
+    from nndiag.lab.symmetry.judge import Judgement
+    from nndiag.lab.symmetry.outcome import Outcome
+    from nndiag.lab.symmetry.signal import Signals
     from nndiag.lab.units import UnitView
 
 BATCHES = 4
@@ -76,7 +76,7 @@ def examine_model(check: InitSymmetry, subject: Subject) -> Iterator[Observation
     yield Fact("parameters", total, f"{total:,} parameters")
     if total == 0:
         raise NothingApplicableError("the model has no parameters", hint="nothing is initialised here")
-    from nndiag.lab.symmetry_judge import views_of
+    from nndiag.lab.symmetry.judge import views_of
 
     views = views_of(bench, check.wants_layer)
     rows = sum(_rows(batch) for batch in bench.batches)
@@ -169,7 +169,7 @@ def _nonfinite(scene: Scene) -> Iterator[Observation]:
 
 
 def _signals(scene: Scene) -> Iterator[Observation]:
-    from nndiag.lab.symmetry_signal import measure
+    from nndiag.lab.symmetry.signal import measure
 
     try:
         inputs, rows = signals.wide_batch(scene)
@@ -185,8 +185,8 @@ def _signals(scene: Scene) -> Iterator[Observation]:
 def _dynamic(scene: Scene) -> Iterator[Observation]:
     """Run the steps, judge, and say what was not finished."""
     from nndiag.lab.bench import OutOfTimeError
-    from nndiag.lab.symmetry_dead import examine
-    from nndiag.lab.symmetry_judge import judge
+    from nndiag.lab.symmetry.dead import examine
+    from nndiag.lab.symmetry.judge import judge
 
     long = LongRun(scene)
     try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Observation
-    from nndiag.lab.symmetry_signal import Signals, Site
+    from nndiag.lab.symmetry.signal import Signals, Site
 
 CODES = ("SYM101", "SYM102", "SYM103")
 FEW = 8  # inputs below which nothing is said about "every input"

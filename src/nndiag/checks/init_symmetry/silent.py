@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Observation, Where
-    from nndiag.lab.symmetry_signal import Signals, Site
+    from nndiag.lab.symmetry.signal import Signals, Site
 
 SEEN = 32  # inputs times positions that a dead unit was silent on
 MANY = 4  # features of which one direction is a collapse

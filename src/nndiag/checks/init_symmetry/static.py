@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Finding, Observation
-    from nndiag.lab.symmetry import Mirror, Twins
+    from nndiag.lab.symmetry.groups import Mirror, Twins
 
 
 def examine(scene: Scene) -> Iterator[Observation]:
     """Yield static findings unless the steps have settled them; the rules count as judged either way."""
-    from nndiag.lab.symmetry import mirrors_of, twins_of
-    from nndiag.lab.symmetry_flow import zero_pairs
+    from nndiag.lab.symmetry.flow import zero_pairs
+    from nndiag.lab.symmetry.groups import mirrors_of, twins_of
 
     judgement = scene.judgement
     settled = judgement is not None and judgement.trial.finite
@@ -50,8 +50,8 @@ def examine(scene: Scene) -> Iterator[Observation]:
 
 def _not_exercised(scene: Scene) -> Iterator[Observation]:
     """Layers that the steps never reached: the run has settled nothing about them."""
-    from nndiag.lab.symmetry import twins_of
-    from nndiag.lab.symmetry_dead import unused
+    from nndiag.lab.symmetry.dead import unused
+    from nndiag.lab.symmetry.groups import twins_of
 
     assert scene.judgement is not None
     idle = set(unused(scene.judgement.trial))
@@ -70,8 +70,8 @@ def _kept(scene: Scene, finding: Finding) -> Finding:
 
 def _trap(scene: Scene, twins: Twins) -> tuple[Twins, str, str | None] | None:
     """The groups that no known outgoing weights tell apart; nothing for the model's own output."""
-    from nndiag.lab.symmetry import Twins as Groups
-    from nndiag.lab.symmetry_flow import outgoing, refine
+    from nndiag.lab.symmetry.flow import outgoing, refine
+    from nndiag.lab.symmetry.groups import Twins as Groups
 
     words, readers = condition(scene, twins)
     far = outgoing(scene.signals.flow if scene.signals else None, twins.view, scene.bench.start)
@@ -126,8 +126,8 @@ def _locked(scene: Scene, mirror: Mirror) -> Mirror | None:
     """The pairs that are read with opposite signs through odd activations only, as far as that is known."""
     import numpy as np
 
-    from nndiag.lab.symmetry import Mirror as Pairs
-    from nndiag.lab.symmetry_flow import ODD, outgoing
+    from nndiag.lab.symmetry.flow import ODD, outgoing
+    from nndiag.lab.symmetry.groups import Mirror as Pairs
 
     far = outgoing(scene.signals.flow if scene.signals else None, mirror.view, scene.bench.start)
     if any(name not in ODD for name in far.activations) or far.answer or far.columns is None:

@@ -86,7 +86,7 @@ def _outcome(scene: Scene) -> Iterator[Observation]:
     """Where something started identical and targets are classes: what a longer training reaches all the same."""
     from nndiag.checks.init_symmetry.live import own_bench
     from nndiag.lab.bench import OutOfTimeError
-    from nndiag.lab.symmetry_outcome import outcome
+    from nndiag.lab.symmetry.outcome import outcome
 
     judgement = scene.judgement
     if judgement is None or not judgement.verdicts or scene.bench.objective is None or scene.steps < 1:

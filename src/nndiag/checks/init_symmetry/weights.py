@@ -90,7 +90,7 @@ def _verdicts(layers: list[Layer], surveyed: Mapping[str, Any]) -> Iterator[Obse
 
 def _groups(result: Any, far: Any) -> list[Any]:
     """Groups of equal nonzero units that the reader's columns, where it is known, do not tell apart."""
-    from nndiag.lab.symmetry_flow import refine
+    from nndiag.lab.symmetry.flow import refine
 
     groups = tuple(result.groups)
     if far is not None and far.columns is not None and far.columns.size == result.units:
@@ -137,7 +137,7 @@ def _zero(layer: Layer, reader: Layer) -> Finding:
 def examine_still(check: InitSymmetry, subject: Subject) -> Iterator[Observation]:
     """Judge a live model that cannot be run: nobody knows its inputs."""
     from nndiag.lab.sites import locate
-    from nndiag.lab.symmetry import twins_of
+    from nndiag.lab.symmetry.groups import twins_of
     from nndiag.lab.units import unit_views
 
     assert subject.model is not None

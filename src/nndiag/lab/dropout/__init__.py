@@ -1,0 +1,1 @@
+"""Dropout under control: found, played, measured."""

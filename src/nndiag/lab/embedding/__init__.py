@@ -1,0 +1,1 @@
+"""Tables of embeddings: found, fed, stepped, timed."""

@@ -1,0 +1,1 @@
+"""Identical units: found, trained, judged."""
