@@ -48,6 +48,12 @@ def _console(block, folder, capfd):
     return f"$ {command}\n{shown.rstrip()}\n" if shown.strip() else f"$ {command}\n"
 
 
+def _count_layers_anew():
+    """Let Keras number its layers from the start, as it does in a process of the reader's own."""
+    if (keras := sys.modules.get("keras")) is not None:
+        keras.utils.clear_session()
+
+
 def _known_options(command, capfd):
     capfd.readouterr()
     main([command, "--help"])
@@ -61,6 +67,7 @@ def test_every_block_runs_and_shows_what_it_says(page, clean_environment, capfd,
     text = (DOCS / page).read_text(encoding="utf-8")
     names: dict[str, object] = {}
     said = text
+    _count_layers_anew()
     for language, name, block in FENCE.findall(text):
         if name:
             (clean_environment / name).write_text(block, encoding="utf-8")
