@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nndiag.lab.clock import Timing, threads, time_call
+from nndiag.lab.uncompiled import uncompiled
 from nndiag.science.roofline import Line, fit_line
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def time_sizes(trial: Trial, sizes: Sequence[int], *, repeats: int = 5, seconds:
         The parts and their sum at each size.
     """
     _settle_allocator()
-    with threads(1), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
+    plain = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
+    with threads(1), uncompiled(), plain:
         _Step(trial, 16)()  # torch imports half of itself at the first step of an optimizer
         begun = time.perf_counter()
         steps: list[_Step] = []
