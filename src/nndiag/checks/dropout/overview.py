@@ -169,10 +169,7 @@ def _pair(place: str, off: Tensor | None, on: Tensor | None) -> Iterator[Observa
 
 def answer(case: Case, findings: Sequence[Finding], ratios: dict[str, float]) -> Answer:
     """The question answered in one sentence."""
-    parts = [_keeping(case, findings)]
-    acting = [f for f in findings if f.rule.code == "DRP101"]
-    if acting:
-        parts.append(f"{acting[0].where.module or 'the model itself'} also drops in eval mode")
+    parts = [_always_on(findings), _keeping(case, findings)]
     shifts = [f for f in findings if f.rule.code == "DRP105"]
     if shifts:
         worst = max(shifts, key=lambda f: f.evidence.value or 0.0)
@@ -194,6 +191,15 @@ def answer(case: Case, findings: Sequence[Finding], ratios: dict[str, float]) ->
     if meant:
         parts.append(f"{len(meant)} stay{'s' if len(meant) == 1 else ''} on in eval by name, on purpose")
     return Answer("; ".join(part for part in parts if part) + ".")
+
+
+def _always_on(findings: Sequence[Finding]) -> str:
+    """Say first what makes predictions random: next to it, a kept mean is no comfort."""
+    acting = [f for f in findings if f.rule.code == "DRP101"]
+    if not acting:
+        return ""
+    name = f"'{acting[0].where.module}'" if acting[0].where.module else "The model's own forward"
+    return f"{name} drops in eval mode as well"
 
 
 def _keeping(case: Case, findings: Sequence[Finding]) -> str:

@@ -185,7 +185,7 @@ def _feature_maps(case: Case, site: Site, others: str) -> Iterator[Observation]:
     yield found(
         "DRP005",
         f"elementwise dropout on feature maps of {'x'.join(map(str, fed.shape[2:]))}{others} "
-        f"in front of a {'x'.join(map(str, kernel))} convolution",
+        f"in front of a convolution of {'x'.join(map(str, kernel))}",
         where=place(case, site),
         evidence=Evidence(value=float(fed[0, 0].numel()), unit="positions per channel", threshold=4.0),
         means="neighbours carry what was dropped, so little is regularised (Tompson et al. 2015)",
