@@ -52,15 +52,34 @@ def fitted_weights(model: Any, weights: WeightsFile) -> Any:
         )
     state: dict[str, Any] = {}
     held = 0
+    empty = any(item.is_meta for item in model.parameters())  # made without memory of its own: it takes the file's
+    sharing = [names for names in _by_tensor(model) if len(names) > 1] if empty else []
     for key, tensor in weights.tensors():
         if rename(key) in own:
             state[rename(key)] = tensor
             held += tensor.numel() * tensor.element_size()
         if held > _AT_ONCE and not lazy:  # lazy layers take their shapes from all of their tensors at once
-            model.load_state_dict(state, strict=False)
+            model.load_state_dict(state, strict=False, assign=empty)
             state, held = {}, 0
-    model.load_state_dict(state, strict=False)
+    model.load_state_dict(state, strict=False, assign=empty)
+    if empty:
+        _tie_again(model, sharing)
     return model
+
+
+def _tie_again(model: Any, sharing: list[list[str]]) -> None:
+    """Let names that shared a tensor share the one that one of them was given."""
+    for names in sharing:
+        full = next((item for name in names if not (item := _at(model, name)).is_meta), None)
+        for name in names:
+            inside, _, last = name.rpartition(".")
+            if full is not None and _at(model, name).is_meta:
+                setattr(model.get_submodule(inside), last, full)
+
+
+def _at(model: Any, name: str) -> Any:
+    inside, _, last = name.rpartition(".")
+    return getattr(model.get_submodule(inside), last)
 
 
 def _bookkeeping(name: str) -> bool:
@@ -82,7 +101,12 @@ def _renaming(own: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
 
 def _tied(model: Any, given: set[str]) -> set[str]:
     """Return names that share their tensor with a name that is given."""
-    by_tensor: dict[int, list[str]] = {}
+    return {name for names in _by_tensor(model) if given & set(names) for name in names}
+
+
+def _by_tensor(model: Any) -> list[list[str]]:
+    """Return the names of each tensor of a model's state."""
+    names: dict[int, list[str]] = {}
     for name, value in model.state_dict(keep_vars=True).items():
-        by_tensor.setdefault(id(value), []).append(name)
-    return {name for names in by_tensor.values() if given & set(names) for name in names}
+        names.setdefault(id(value), []).append(name)
+    return list(names.values())

@@ -10,7 +10,8 @@ from nndiag.core.errors import NndiagError, UsageError, did_you_mean
 from nndiag.core.findings import Where
 from nndiag.load.fitting import fitted_weights
 from nndiag.load.huggingface import is_hugging_face, load_hugging_face
-from nndiag.load.sources import BuiltModel, CopiedModel, PreparedModel, WeightsFile
+from nndiag.load.programs import load_program, pickled_module, program_kind
+from nndiag.load.sources import BuiltModel, CopiedModel, PreparedModel, WeightsFile, placed
 from nndiag.load.usercode import Target, called, is_code, line_of, literals, resolve
 from nndiag.load.weights import find_state_dict, load_weights
 
@@ -56,7 +57,7 @@ def load_model(  # noqa: PLR0913 - what is typed, and how it is made
     if isinstance(source, WeightsFile):
         raise UsageError(f"{target} is weights already", hint="name the model's factory: file.py:build --weights …")
     opened = load_weights(weights, trust=trust)
-    return PreparedModel(source, lambda model: fitted_weights(model, opened), f"weights from {weights}")
+    return PreparedModel(source, lambda model: placed(fitted_weights(model, opened), device), f"weights from {weights}")
 
 
 def source_of(model: Any, *, seed: int = 0, device: str = "cpu") -> ModelSource | WeightsFile:
@@ -108,6 +109,8 @@ def _source(target: str, args: dict[str, Any], *, seed: int, device: str, trust:
         return load_keras(target, seed=seed, device=device, trust=trust)
     if program := _program(target, device=device, trust=trust):
         return program
+    if trust and (module := pickled_module(target, device=device)):
+        return module
     return load_weights(target, trust=trust)
 
 
@@ -121,7 +124,6 @@ def _advice(target: str) -> str:
 def _program(target: str, *, device: str, trust: bool) -> ModelSource | WeightsFile | None:
     """Return a source for TorchScript and exported programs, which only run when trusted; a .pt2's weights always."""
     from nndiag.load.exported import exported_weights
-    from nndiag.load.programs import load_program, program_kind
 
     kind = program_kind(target)
     if kind == "export" and not trust and (weights := exported_weights(target)) is not None:

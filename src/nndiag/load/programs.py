@@ -1,4 +1,4 @@
-"""TorchScript and exported programs: code in a file, run only when trusted."""
+"""TorchScript, exported programs and pickled modules: code in a file, run only when trusted."""
 
 from __future__ import annotations
 
@@ -49,3 +49,25 @@ def load_program(target: str, kind: str, *, device: str, trust: bool) -> ModelSo
             f"'{target}' cannot be loaded: {said(error)}", hint="was it written by this torch?"
         ) from error
     return CopiedModel(target, Where(file=target), model, device, f"{word}: layers inside are hidden")
+
+
+def pickled_module(target: str, *, device: str) -> ModelSource | None:
+    """Return the module that a trusted file of torch.save holds, alone or in a dict; None where it holds none."""
+    import torch
+
+    from nndiag.lab.built import class_name, class_place
+    from nndiag.load.weights import read_torch
+
+    if not Path(target).is_file():
+        return None
+    opened = inspect(target)
+    if opened.kind not in {"torch", "pickle", "zip"}:
+        return None
+    content = read_torch(opened, trust=True)
+    parts = list(content.values()) if isinstance(content, dict) else [content]
+    modules = [item for item in parts if isinstance(item, torch.nn.Module)]
+    if len(modules) != 1:
+        return None
+    place = class_place(type(modules[0]))
+    where = Where(cls=class_name(modules[0]), file=place.file or target, line=place.line)
+    return CopiedModel(target, where, modules[0], device, "pickled module")

@@ -51,7 +51,7 @@ class BuiltModel:
                     self._again = True
                     return second
             self._kept = first
-        return private_copy(self._kept).to(self.device)
+        return placed(private_copy(self._kept), self.device)
 
     def untrained(self) -> bool:
         """Whether another seed gives other weights: then the recipe draws them, and nothing has been learnt yet."""
@@ -59,14 +59,14 @@ class BuiltModel:
 
         with seeded(self.seed + 1):
             other = self.build()
-        return fingerprint(self._fresh()) != fingerprint(other.to(self.device))
+        return fingerprint(self._fresh()) != fingerprint(placed(other, self.device))
 
     def _fresh(self) -> nn.Module:
         from nndiag.lab.borrow import seeded
         from nndiag.lab.built import recording_construction
 
         with seeded(self.seed), recording_construction():
-            return self.build().to(self.device)
+            return placed(self.build(), self.device)
 
 
 def _twins(first: nn.Module, second: nn.Module) -> bool:
@@ -81,6 +81,16 @@ def _twins(first: nn.Module, second: nn.Module) -> bool:
     if sum(item.numel() for item in first.parameters() if not _lazy(item)) > _LARGE:
         return True
     return fingerprint(first) == fingerprint(second)
+
+
+def placed(model: nn.Module, device: str) -> nn.Module:
+    """Return the model on a device; one on the meta device stays there until weights are loaded into it."""
+    return model if without_numbers(model) else model.to(device)
+
+
+def without_numbers(model: nn.Module) -> list[str]:
+    """Return the names of parameters and buffers on the meta device: shapes that hold no numbers."""
+    return [name for name, item in (*model.named_parameters(), *model.named_buffers()) if item.is_meta]
 
 
 def _lazy(item: Any) -> bool:
@@ -103,7 +113,7 @@ class CopiedModel:
         """Return a private copy."""
         from nndiag.lab.copying import private_copy
 
-        return private_copy(self.instance).to(self.device)
+        return placed(private_copy(self.instance), self.device)
 
 
 @dataclass

@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib
-import importlib.util
 import inspect
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
 from nndiag.lab.blame import one_line, said, users_fault
+from nndiag.load.importing import import_file, import_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import ModuleType
-
-_LOADED: dict[tuple[str, int, int], ModuleType] = {}  # one file is run once, however many targets name it
-_FOLDERS: list[str] = []  # made importable by us
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +50,7 @@ def resolve(target: str, *, what: str = "object") -> Target:
     head, colon, name = target.rpartition(":")
     if target.endswith(".py") or not colon:
         head, name = target, ""
-    module = _import_file(head) if head.endswith(".py") else _import_module(head)
+    module = import_file(head) if head.endswith(".py") else import_module(head)
     names = [word for word in vars(module) if not word.startswith("_")]
     own = _own_names(module) or names
     if not name:
@@ -102,104 +96,6 @@ def _own_names(module: ModuleType) -> list[str]:
         if home == module.__name__ or not (inspect.isclass(value) or inspect.isroutine(value)):
             names.append(name)
     return names
-
-
-def _import_file(path: str) -> ModuleType:
-    """Run a Python file as a module; its folder and the current one are importable."""
-    file = Path(path)
-    if not file.is_file():
-        folder = file.parent
-        near = [entry.as_posix() for entry in folder.glob("*.py")] if folder.is_dir() else []
-        raise UsageError(f"there is no file '{path}'", hint=did_you_mean(path, near, otherwise="check the path"))
-    real = file.resolve()
-    stat = real.stat()
-    key = (str(real), stat.st_mtime_ns, stat.st_size)
-    if key in _LOADED:
-        return _LOADED[key]
-    make_importable(str(Path.cwd()), str(real.parent))
-    name = _free_name(real)
-    spec = importlib.util.spec_from_file_location(name, real)
-    if spec is None or spec.loader is None:
-        raise NndiagError(f"'{path}' cannot be imported", hint="is it a Python file?")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that dataclasses, pickles and source lines find it
-    loader = spec.loader
-    try:
-        _run(path, lambda: loader.exec_module(module))
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    _LOADED[key] = module
-    return module
-
-
-def _free_name(real: Path) -> str:
-    """Return the file's own name as module name, unless another module has it."""
-    taken = sys.modules.get(real.stem)
-    ours = taken is None or any(module is taken for module in _LOADED.values())
-    return real.stem if ours and real.stem.isidentifier() else f"nndiag_user_{abs(hash(str(real))):x}"
-
-
-def _import_module(dotted: str) -> ModuleType:
-    make_importable(str(Path.cwd()))
-    found: list[ModuleType] = []
-    try:
-        _run(dotted, lambda: found.append(importlib.import_module(dotted)))
-    except NndiagError as error:
-        cause = error.__cause__
-        missing = isinstance(cause, ModuleNotFoundError) and (dotted + ".").startswith(f"{cause.name}.")
-        if missing:
-            local = dotted.replace(".", "/") + ".py"
-            hint = f"did you mean {local}:…?" if Path(local).is_file() else "is it installed, or below this folder?"
-            raise NndiagError(f"there is no module '{dotted}'", hint=hint) from error
-        raise
-    return found[0]
-
-
-def make_importable(*folders: str) -> None:
-    """Put folders in front of the import path, in place of those of an earlier run in this process."""
-    stale = [folder for folder in _FOLDERS if folder not in folders]
-    for folder in stale:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
-        _FOLDERS.remove(folder)
-        _forget(folder)
-    for folder in reversed(folders):
-        if folder not in sys.path:
-            sys.path.insert(0, folder)
-            _FOLDERS.append(folder)
-    importlib.invalidate_caches()
-
-
-def _forget(folder: str) -> None:
-    """Drop modules that came straight from a folder that is importable no more: their names may return elsewhere."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if file and os.path.dirname(file) == folder and "site-packages" not in file:  # noqa: PTH120 - strings compared
-            del sys.modules[name]
-
-
-def _run(what: str, action: Callable[[], Any]) -> None:
-    """Import the user's code: nothing is written, whatever it raises is his, and what it draws is seeded."""
-    from nndiag.lab.borrow import seeded
-    from nndiag.lab.built import recording_construction
-
-    before = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    try:
-        with seeded(0), recording_construction():
-            action()
-    except NndiagError:
-        raise
-    except SystemExit as left:
-        raise NndiagError(
-            f"importing {what} ended in sys.exit({left.code})",
-            hint='put what runs as a script under if __name__ == "__main__":',
-        ) from left
-    except Exception as error:
-        raise users_fault(f"importing {what}", error) from error
-    finally:
-        sys.dont_write_bytecode = before
 
 
 def literals(pairs: Mapping[str, Any] | Iterable[str] | None, option: str) -> dict[str, Any]:
@@ -287,4 +183,4 @@ def users_code(what: str) -> Iterator[None]:
         raise users_fault(what, error) from error
 
 
-__all__ = ["Target", "called", "is_code", "literals", "make_importable", "resolve", "said", "users_code"]
+__all__ = ["Target", "called", "is_code", "literals", "resolve", "said", "users_code"]

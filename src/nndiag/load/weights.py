@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from nndiag.core.errors import NndiagError
 from nndiag.lab.blame import one_line, said
 from nndiag.load.door import Opened, inspect, open_zip, shown
+from nndiag.load.importing import make_importable
 from nndiag.load.sources import WeightsFile
 from nndiag.load.tensors import safetensors_header
 
@@ -47,6 +48,10 @@ def load_weights(path: str, *, trust: bool = False) -> WeightsFile:
     raise NndiagError(
         f"'{path}' is {_a(opened.kind)}, not a file of weights", hint="give .safetensors, .pt, .pth or .ckpt"
     )
+
+
+def _are(items: list[str]) -> str:
+    return "is" if len(items) == 1 else "are"
 
 
 def _a(kind: str) -> str:
@@ -112,6 +117,12 @@ def _sharded(path: str) -> WeightsFile:
     for name in shards:
         if Path(name).name != name:
             raise NndiagError(f"'{path}' points outside its folder: '{shown(name)}'", hint="refused")
+    absent = [name for name in shards if not (folder / name).exists()]
+    if absent:
+        raise NndiagError(
+            f"'{path}' names {one_line(map(shown, absent))}, which {_are(absent)} not beside it",
+            hint="copy every shard into the folder",
+        )
     files = {str(folder / name): inspect(str(folder / name)) for name in shards}
     odd = [name for name, opened in files.items() if opened.kind != "safetensors"]
     if odd:
@@ -156,6 +167,7 @@ def read_torch(opened: Opened, *, trust: bool) -> Any:
             ) from refused
     except Exception as broken:
         raise NndiagError(f"'{path}' cannot be read: {said(broken)}", hint="write it again") from broken
+    make_importable(str(Path.cwd()))  # the classes that the pickle names
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
     except Exception as broken:
