@@ -9,7 +9,9 @@ from nndiag.core.report import Report
 from nndiag.core.rules import found
 from nndiag.render import Look, render
 
-FOUND = found("DRP105", "7x larger", where=Where(file="m.py", line=4, module="2"), means="…", fix="…")
+FOUND = found(
+    "DRP105", "7x larger", where=Where(file="m.py", line=4, module="2", cls="torch.nn.Dropout"), means="…", fix="…"
+)
 
 
 def lines(*reports, **look):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -27,6 +28,7 @@ OPEN_ROWS = 12  # a longer table is folded
 BUDGETS = ((300, 200), (60, 60), (12, 20))  # rows per table, findings: fewer when the page would be too large
 LEVELS = ("error", "warning", "note", "ok", "skipped")
 MAX_CELL = 160
+QUANTITY = re.compile(r"[\d.,]+ [A-Za-z%]{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,7 @@ def _page(
     return {
         "title": " · ".join([first, *list(names)[:3]]),
         "many": many,
-        "verdict": _capital(phrases.tally(reports)) if reports else "Nothing was run",
+        "verdict": words.capital(phrases.tally(reports)) if reports else "Nothing was run",
         "level": level,
         "mark": phrases.MARKS[level],
         "lead": lead,
@@ -174,8 +176,9 @@ def _section(report: Report, index: int, figures: list[charts.Figure], undrawn: 
     if report.empty:
         trouble = f"Nothing applicable: {report.empty}"
     tables, folded = _tables(report, most)
-    answers = tuple(phrases.clean(_capital(text)) for text in report.answers)
-    context = [phrases.clean(part) for part in (report.name, *report.context, report.run.device)]
+    answers = tuple(phrases.clean(words.sentence(text)) for text in report.answers)
+    known = (report.name, *(part for part in report.context if part != report.name), report.run.device)
+    context = [phrases.clean(part) for part in known]
     if report.status == "truncated":
         context.append("stopped by the time budget")
     return Section(
@@ -216,6 +219,7 @@ def _card(section: Section, item: Finding, index: int) -> dict[str, Any]:
         "fix": phrases.lines(item.fix),
         "gauge": Markup(gauge(item)),  # noqa: S704 - numbers only, made by svg
         "accepted": phrases.clean(item.suppressed),
+        "plain": [text for text in (item.message, item.means, item.fix) if words.capital(text) != text],
     }
 
 
@@ -278,6 +282,8 @@ def _cell(value: Any, kind: str) -> Cell:
         known = word if word in LEVELS else ""
         return Cell(f"{phrases.MARKS[known]} {word}" if known else word, f"status {known}".strip(), known)
     text = "" if value is None and kind != "num" else phrases.number(value)
+    if QUANTITY.fullmatch(text):
+        text = text.replace(" ", "\u00a0")  # a number and its unit stay on one line
     if len(text) > MAX_CELL:
         text = phrases.short(text, MAX_CELL)
     return Cell(text, kind)
@@ -291,7 +297,3 @@ def _said(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(_said(item) for item in value)
     return phrases.number(value) if not isinstance(value, float) or math.isfinite(value) else str(value)
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -69,7 +69,7 @@ def place(where: Where) -> str:
     source = clean(where.file) if where.file else ""
     if where.file and where.line:
         source += f":{where.line}"
-    module = f'module "{clean(where.module)}"' if where.module else ""
+    module = f'{words.word_of(where)}"{clean(where.module)}"' if where.module else ""
     if where.cls:
         module = f"{module} ({short_class(where.cls)})" if module else short_class(where.cls)
     if where.next:

@@ -72,6 +72,8 @@ def lines(canvas: Canvas) -> list[str]:
         variable = list(COLOURS)[index]
         style: dict[str, Any] = {"color": CYCLE[index]}
         style |= {"linestyle": (0, (1, 2.2)), "linewidth": 1.6} if level else {}
+        if not level and any(_covers(later, item) for later in canvas.members[index + 1 :]):
+            style |= {"linewidth": 5.0, "alpha": 0.45}  # to be seen on both sides of the other
         if len(y) <= 12 and not level:
             style |= {"marker": "o", "markersize": 3.5}
         canvas.axes.plot(x, y, drawstyle="steps-post" if item.kind == "step" else "default", **style)
@@ -83,6 +85,14 @@ def lines(canvas: Canvas) -> list[str]:
     canvas.grid("y")
     canvas.axes.margins(x=0.015, y=0.08)
     return notes
+
+
+def _covers(later: Series, item: Series) -> bool:
+    """Whether a curve that is drawn later hides most of this one."""
+    if len(later.y) != len(item.y):
+        return False
+    alike = sum(math.isclose(a, b, rel_tol=0.01) for a, b in zip(item.y, later.y, strict=True))
+    return 2 * alike > len(item.y)
 
 
 def _name_positions(canvas: Canvas) -> None:
@@ -258,7 +268,10 @@ def heat(canvas: Canvas) -> list[str]:
         names = [short(clean(name), 22) for name in item.labels]
         canvas.frame(12 + 5.4 * max(map(len, names)), side + MARGIN_TOP + MARGIN_BOTTOM)
         canvas.axes.set_yticks(range(len(rows)), names)
-    notes.append(f"{number(low)} (clear) to {number(high)} (deep)" if low >= 0 else f"{number(low)} to {number(high)}")
+    if low == high:
+        notes.append(f"{number(low)} everywhere")
+    else:
+        notes.append(f"{number(low)}{' (clear)' if low >= 0 else ''} to {number(high)}{' (deep)' if low >= 0 else ''}")
     return notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from rich.text import Text
 from nndiag.core.findings import Finding, Measurement, Series, Severity, Table
 from nndiag.core.report import worst_exit
 from nndiag.render.words import (
+    argued,
     cell,
     clean,
     counts,
@@ -23,6 +25,7 @@ from nndiag.render.words import (
     place_of,
     proof,
     ranges,
+    sentence,
     skips_by_reason,
     spark,
     title_of,
@@ -35,10 +38,12 @@ if TYPE_CHECKING:
     from nndiag.render.look import Look
 
 MARKS = {"error": "✗", "warning": "!", "note": "i", "ok": "✓", "skipped": "–"}
-STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan", "ok": "green", "skipped": "dim"}
+STYLES = {"error": "bold bright_red", "warning": "yellow", "note": "cyan", "ok": "green", "skipped": "dim"}
 CURVES_SHOWN = 4
 ROWS_SHOWN = 24  # of the main table; rows with something to say come first
 SPARK_WIDTH = 40
+PEAK = 1.5  # a curve's highest point, in its ends: told from here on
+ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)  # a line under the head, as above
 
 
 def render(reports: Sequence[Report], look: Look) -> str:
@@ -71,11 +76,12 @@ def _parts(report: Report, look: Look) -> Iterator[RenderableType]:
     say = _Writer(look)
     if not look.quiet:
         yield Text.assemble(("nndiag ", "bold"), (say(report.command), "bold"), "  ", say.line(report.name))
-        context = [*report.context, report.run.device, f"seed {report.run.seed}"]
+        context = [part for part in report.context if part != report.name]
+        context += [report.run.device, f"seed {report.run.seed}"]
         yield Text(say(" · ".join(context)), style="dim")
         for answer in report.answers:
             yield Text()
-            yield Text(say(answer), style="bold")
+            yield Text(say(sentence(answer)), style="bold")
         yield from _tables(report, look, say)
         yield from _curves(report, look, say)
     findings = report.findings if look.show_suppressed else report.active
@@ -139,7 +145,7 @@ def _as_table(measurements: Sequence[Measurement]) -> Table:
 
 def _grid(table: Table, look: Look, say: _Writer) -> RenderableType:
     grid = Grid(
-        box=box.SIMPLE_HEAD if look.utf8 else box.ASCII_DOUBLE_HEAD,
+        box=box.SIMPLE_HEAD if look.utf8 else ASCII_HEAD,
         show_edge=False,
         pad_edge=False,
         padding=(0, 2 if look.width >= 80 else 1, 0, 0),
@@ -183,21 +189,29 @@ def _curves(report: Report, look: Look, say: _Writer) -> Iterator[RenderableType
     grid.add_column(no_wrap=True)
     grid.add_column(no_wrap=True)
     grid.add_column(overflow="fold")
-    for item in shown:
-        grid.add_row(*_curve(item, look, say))
+    told = [(say.line(item.name.replace("_", " ")), say(_ends(item))) for item in shown]
+    around = max(len(name) for name, _ in told) + max(len(ends) for _, ends in told) + 9  # margins and threshold
+    width = max(8, min(SPARK_WIDTH, look.width - around))
+    for item, (name, ends) in zip(shown, told, strict=True):
+        grid.add_row(Text(name), _curve(item, width, look, say), Text(ends, style="dim"))
     yield Padding(grid, (0, 0, 0, 1))
 
 
-def _curve(item: Series, look: Look, say: _Writer) -> tuple[Text, Text, Text]:
-    width = max(8, min(SPARK_WIDTH, look.width - 50))
+def _ends(item: Series) -> str:
+    limit = "" if item.threshold is None else f", ┊ at {number(item.threshold)}"
+    first, last = item.y[0], item.y[-1]
+    most = max((value for value in item.y if math.isfinite(value)), default=first)
+    peak = f", peak {number(most)}" if most > PEAK * max(abs(first), abs(last)) else ""
+    shown = item.unit and item.unit not in item.name.replace("_", " ").split()
+    return f"{number(first)} → {number(last)}{f' {item.unit}' if shown else ''}{peak}{limit}"
+
+
+def _curve(item: Series, width: int, look: Look, say: _Writer) -> Text:
     drawn, mark = spark(item.y, width, item.threshold, utf8=look.utf8)
-    numbers = f"{number(item.y[0])} → {number(item.y[-1])}"
-    unit = f" {item.unit}" if item.unit else ""
-    curve = Text(drawn, style="blue")
+    curve = Text(drawn, style="bright_blue")
     if mark:
         curve.append(say(f" ┊{mark}"), style="dim")
-        unit += f", ┊ at {number(item.threshold)}"
-    return Text(say.line(item.name.replace("_", " "))), curve, Text(say(numbers + unit), style="dim")
+    return curve
 
 
 def _finding(item: Finding, say: _Writer) -> RenderableType:
@@ -209,10 +223,9 @@ def _finding(item: Finding, say: _Writer) -> RenderableType:
     grid = Grid.grid(padding=(0, 1, 0, 0))
     grid.add_column(justify="right", min_width=10, style="dim", no_wrap=True)
     grid.add_column(overflow="fold")
-    behind = proof(item.evidence)
     parts = (
         ("where", _where(item, say)),
-        ("evidence", f"{item.message} ({behind})" if behind else item.message),
+        ("evidence", argued(item.message, proof(item.evidence))),
         ("means", item.means),
         ("fix", item.fix),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from itertools import groupby
@@ -73,10 +74,46 @@ def cell(value: Scalar) -> str:
 
 
 def place_of(where: Where, *, utf8: bool = True) -> str:
-    """Return the place inside the model: module "2"→"3"."""
+    """Return the place inside the model: module "2"→"3"; a key, a column or a feature goes without that word."""
     arrow = "→" if utf8 else "->"
     parts = [f'"{name}"' for name in (where.module, where.next) if name is not None]
-    return f"module {arrow.join(parts)}" if parts else ""
+    return (word_of(where) + arrow.join(parts)) if parts else ""
+
+
+def word_of(where: Where) -> str:
+    """Return "module " before the name of one: what has no class may be a key, a column or a feature."""
+    return "module " if where.cls or where.next else ""
+
+
+def argued(message: str, behind: str) -> str:
+    """Return a message with what stands behind it in the brackets it may have already.
+
+    Example:
+        >>> argued("2 of 3 never change (the first is 0)", "512 rows"), argued("p is 0.8", "threshold 0.7")
+        ('2 of 3 never change (the first is 0; 512 rows)', 'p is 0.8 (threshold 0.7)')
+    """
+    if not behind:
+        return message
+    own = message.endswith(")") and message.count("(") == message.count(")") == 1
+    return f"{message[:-1]}; {behind})" if own else f"{message} ({behind})"
+
+
+def sentence(answer: str) -> str:
+    """Return an answer as a sentence: a capital, unless it begins with a name, and a full stop.
+
+    Example:
+        >>> sentence("the loss ends at 1.4"), sentence("lr 0.1 is kept."), sentence("0.weight never moves")
+        ('The loss ends at 1.4.', 'lr 0.1 is kept.', '0.weight never moves.')
+    """
+    first = answer.split(" ", 1)[0]
+    text = capital(answer) if len(first) > 2 or first in ("a", "an", "in", "no", "it") else answer
+    return text if not text or text[-1] in ".!?:" else f"{text}."
+
+
+def capital(text: str) -> str:
+    """Return text whose first word begins with a capital, if it is a plain word and no name of a thing in code."""
+    first = text.split(" ", 1)[0].rstrip(",;:")
+    return text[:1].upper() + text[1:] if first.replace("-", "").isalpha() and first.islower() else text
 
 
 def proof(evidence: Evidence) -> str:
@@ -157,7 +194,20 @@ def spark(values: Sequence[float], width: int, threshold: float | None = None, *
             return "?" if not utf8 else "╳"
         return signs[min(len(signs) - 1, int((value - low) / span * len(signs)))]
 
+    return "".join(map(block, _stretches(values, width))), block(threshold) if threshold is not None else ""
+
+
+def _stretches(values: Sequence[float], width: int) -> list[float]:
+    """Return at most `width` values that keep the curve's ends, and of each stretch what stands out most."""
     many = len(values)
-    width = max(1, min(width, many))
-    picked = [values[round(index * (many - 1) / max(1, width - 1))] for index in range(width)]
-    return "".join(map(block, picked)), block(threshold) if threshold is not None else ""
+    if many <= width:
+        return list(values)
+    finite = sorted(value for value in values if math.isfinite(value))
+    usual = finite[len(finite) // 2]
+
+    def outstanding(value: float) -> float:
+        return abs(value - usual) if math.isfinite(value) else math.inf
+
+    edges = [round(index * (many - 2) / max(1, width - 2)) + 1 for index in range(width - 1)]
+    inner = [max(values[start:end], key=outstanding) for start, end in itertools.pairwise(edges)]
+    return [values[0], *inner, values[-1]]
