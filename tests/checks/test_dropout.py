@@ -141,24 +141,41 @@ def test_alpha_dropout_that_was_never_told_to_train_is_found():
     assert "DRP102" in codes(report)
 
 
-def test_dropout_left_in_eval_by_the_models_own_train_is_found_and_a_frozen_backbone_is_not():
+@pytest.mark.parametrize(
+    ("asleep", "frozen", "place"),
+    [("drop", False, "drop"), ("backbone", False, "backbone.2"), ("backbone", True, None)],
+)
+def test_dropout_left_in_eval_by_the_models_own_train_is_found_and_a_frozen_backbone_is_said_to_be_one(
+    asleep, frozen, place
+):
     class Half(nn.Module):
-        def __init__(self, frozen):
+        def __init__(self):
             super().__init__()
-            self.backbone = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.2))
-            self.drop, self.head, self.frozen = nn.Dropout(0.2), nn.Linear(64, 1), frozen
+            self.backbone = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Dropout(0.2)).requires_grad_(not frozen)
+            self.drop, self.head = nn.Dropout(0.2), nn.Linear(64, 1)
 
         def train(self, mode=True):
             super().train(mode)
-            (self.backbone if self.frozen else self.drop).eval()
+            self.get_submodule(asleep).eval()
             return self
 
         def forward(self, x):
             return self.head(self.drop(self.backbone(x)))
 
-    sick = examine(lambda: Half(frozen=False), X, Y)
-    assert [f.where.module for f in sick.findings if f.rule.code == "DRP102"] == ["drop"]
-    assert "DRP102" not in codes(examine(lambda: Half(frozen=True), X, Y))
+    report = examine(Half, X, Y)
+    assert [f.where.module for f in report.findings if f.rule.code == "DRP102"] == ([place] if place else [])
+    assert [s.where for s in report.skipped if s.code == "DRP102"] == ([] if place else ["backbone"])
+
+
+@pytest.mark.parametrize(("first", "found"), [(0, True), (2, False)])
+def test_a_sleeping_part_that_the_users_optimizer_never_moves_is_frozen(first, found):
+    class Part(nn.Sequential):
+        def train(self, mode=True):
+            return super().train(mode=False)
+
+    build = lambda: nn.Sequential(Part(nn.Linear(16, 64), nn.Dropout(0.2)), nn.Linear(64, 1))  # noqa: E731 - a builder in one line
+    report = examine(build, X, Y, optimizer=lambda params: torch.optim.SGD(list(params)[first:], lr=0.1))
+    assert ("DRP102" in codes(report)) is found
 
 
 @pytest.mark.parametrize(("p", "ratio"), [(0.1, 1.05), (0.5, 1.41), (0.8, 2.20)])
@@ -200,6 +217,16 @@ def test_variance_shift_into_batch_norm_is_found_through_linear_maps_and_predict
     assert (found.where.module, found.severity.word) == ("2", "error")
     numbers = {m.name: m.value for m in report.measurements}
     assert numbers["variance_ratio_predicted"] == pytest.approx(numbers["variance_ratio"], rel=0.08)
+
+
+@pytest.mark.parametrize(("p", "level"), [(0.1, None), (0.2, "note"), (0.35, "warning"), (0.5, "error")])
+def test_a_variance_shift_is_told_by_its_size(p, level):
+    """Input behind ReLU: 1 + p/q·(1 + m²/v) with m²/v = 1/(π-1), that is 1.16, 1.37, 1.79 and 2.47."""
+    x = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0)).relu()
+    report = examine(mlp(nn.Dropout(p), nn.BatchNorm1d(64), nn.Linear(64, 1)), x, batch_size=2000)
+    assert [f.severity.word for f in report.findings if f.rule.code == "DRP105"] == ([level] if level else [])
+    ratio = next(m.value for m in report.measurements if m.name == "variance_ratio")
+    assert ratio == pytest.approx(1 + p / (1 - p) * np.pi / (np.pi - 1), rel=0.02)
 
 
 def test_of_two_dropouts_the_one_that_disturbs_batch_norm_is_named():

@@ -129,15 +129,52 @@ def _inactive_in_training(case: Case) -> Iterator[Observation]:
         why = "its default is training=False" if alpha and not _is_module(seen) else "its training flag is False"
         if _is_module(seen):
             why = "the module is left in eval mode by the model's train()"
-        yield found(
-            "DRP102",
-            f"{seen.variant} with p = {seen.dial.p:.3g} drops nothing in training mode{_others(places)}: {why}",
-            where=seen.where,
-            evidence=Evidence(value=0.0, unit="share dropped", threshold=seen.dial.p, detail="arguments of the call"),
-            means="the model trains without the regularisation that the code promises",
-            fix="call self.dropout's train() with the rest" if _is_module(seen)
-            else f"pass training=self.training to {seen.variant}, or use the module",
-        )  # fmt: skip
+        fix = (
+            "call self.dropout's train() with the rest"
+            if _is_module(seen)
+            else f"pass training=self.training to {seen.variant}, or use the module"
+        )
+        yield _drops_nothing(places, why, fix)
+    yield from _asleep(case)
+
+
+def _drops_nothing(places: list[Seen], why: str, fix: str) -> Observation:
+    seen = places[0]
+    return found(
+        "DRP102",
+        f"{seen.variant} with p = {seen.dial.p:.3g} drops nothing in training mode{_others(places)}: {why}",
+        where=seen.where,
+        evidence=Evidence(value=0.0, unit="share dropped", threshold=seen.dial.p, detail="arguments of the call"),
+        means="the model trains without the regularisation that the code promises",
+        fix=fix,
+    )
+
+
+def _asleep(case: Case) -> Iterator[Observation]:
+    """Dropouts in a part that stays in eval mode: meant where the part is frozen, a fault where it learns."""
+    from nndiag.lab.dropout.asleep import asleep_around, learns
+
+    model = case.bench.model
+    model.train()
+    parts: dict[str, list[Seen]] = {}
+    for site in case.sites:
+        seen = site.seen
+        if seen.dial.on or seen.dial.p <= 0 or _switched_off(seen):
+            continue
+        part = asleep_around(model, seen.key[0])
+        if part is not None:
+            parts.setdefault(part, []).append(seen)
+    for part, seen_ in parts.items():
+        name = f"'{part}'" if part else "the whole model"
+        if not learns(case.bench, part, case.subject.training):
+            yield Skip(
+                "DRP102", f"{name} stays in eval mode in training; it is frozen, so this is taken as meant", part
+            )
+            continue
+        why = f"{name} stays in eval mode when the model trains, though it learns"
+        fix = f"let {name} follow train(mode); if it is to be frozen, set requires_grad_(False) on it as well"
+        for places in grouped(seen_):
+            yield _drops_nothing(places, why, fix)
 
 
 def _is_module(seen: Seen) -> bool:

@@ -136,6 +136,10 @@ class Bench:
             return int(counter.total)
         return 0  # unreachable: the loop returns or raises
 
+    def training_output(self) -> Any:
+        """What one training forward as it is puts out, under the autograd mode that `grad` says."""
+        return self._plain(self.seed, training=True)
+
     def _plain(self, seed: int, *, training: bool = False) -> Any:
         self._mode(training=training, hold=False)
         with seeded(seed), torch.set_grad_enabled(self.grad):
