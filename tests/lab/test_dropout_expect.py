@@ -57,6 +57,27 @@ def test_the_published_dominated_unit_comes_out_of_the_report():
     assert got.gaussian == pytest.approx(6.6035, abs=5e-3)
 
 
+def test_twenty_equal_contributions_come_out_exactly_and_not_as_a_gaussian():
+    """(a - b)·2/√20 with a, b ~ Binomial(10, ½): .39399, where the Gaussian says .39894."""
+    weight = torch.tensor([[1.0, -1.0] * 10]) / 20**0.5
+    got = expected(sums_of("linear", torch.ones(4, 20), weight, torch.zeros(1)), activation_of("relu"), 0.5)
+    assert got.on == pytest.approx(0.39399, abs=5e-6)
+    assert got.gaussian == pytest.approx(0.39894, abs=5e-6)
+    assert got.counted == 1
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh", "gelu"])
+def test_binary_weights_on_binary_inputs_are_counted_and_agree_with_masks(name):
+    generator = torch.Generator().manual_seed(0)
+    weight = (torch.rand(30, 24, generator=generator) > 0.5).float() * 2 - 1
+    x, bias, f = (torch.rand(20, 24, generator=generator) > 0.4).float(), torch.zeros(30), activation_of(name)
+    got = expected(sums_of("linear", x, weight, bias), f, 0.3)
+    torch.manual_seed(0)
+    drawn = torch.stack([f.f(functional.dropout(x, 0.3) @ weight.T).mean() for _ in range(4000)])
+    assert got.counted > 0.9
+    assert abs(got.on - float(drawn.mean())) < 4 * float(drawn.std()) / 4000**0.5
+
+
 def test_a_sum_of_many_inputs_is_not_enumerated_and_agrees_with_masks():
     torch.manual_seed(0)
     x, layer = torch.relu(torch.randn(64, 256)), nn.Linear(256, 32)

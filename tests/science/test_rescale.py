@@ -10,6 +10,7 @@ from nndiag.science.activation_moments import Activation, gelu_mean, identity_me
 from nndiag.science.rescale import (
     PowerSums,
     berry_esseen,
+    counted,
     direct_mean,
     enumerated_mean,
     excess_kurtosis,
@@ -60,6 +61,25 @@ def test_twenty_equal_contributions_have_participation_twenty_and_the_published_
     assert exact == pytest.approx(0.39399, abs=5e-6)
     assert enumerated_mean(c, 0.0, 0.5, RELU, top=20).item() == pytest.approx(exact, rel=1e-9)
     assert relu_mean(0.0, 1.0).item() == pytest.approx(0.39894, abs=5e-6)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.1, 0.5, 0.8])
+def test_counting_what_repeats_agrees_with_every_mask(p):
+    c = [0.5, -0.5, 0.5, 1.3, 0.0, -0.5, 1.3, 0.2]
+    table = counted(torch.tensor(c), 0.3, p)
+    values, chances = every_mask(torch.tensor(c).double().tolist(), p)
+    assert len(table.values) == 5 * 3 * 2  # 0 … 4, 0 … 2 and 0 … 1 kept; nothing stays nothing
+    assert table.chances.sum().item() == pytest.approx(1)
+    for f in (torch.relu, torch.tanh, torch.square):
+        assert table.mean(f) == pytest.approx((f(values + 0.3) * chances).sum().item(), rel=1e-9)
+
+
+def test_a_sum_of_many_different_contributions_is_not_counted():
+    assert counted(torch.randn(40, generator=torch.Generator().manual_seed(0)), 0.0, 0.5) is None
+
+
+def test_a_sum_without_contributions_is_its_bias():
+    assert counted(torch.zeros(5), 0.7, 0.5).values.tolist() == pytest.approx([0.7])
 
 
 def test_one_dominant_input_needs_enumeration_because_the_gaussian_is_wrong():

@@ -8,18 +8,25 @@ Source: Srivastava et al. 2014, §10; Wang & Manning 2013; moments of a weighted
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from scipy.special import gammaln
 from torch import Tensor
 
 from nndiag.science.activation_moments import density, double, relu_mean
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nndiag.science.activation_moments import Activation
 
+STATES = 4096  # values of a sum that are listed one by one
+SAME = 1e-6  # relative difference of two contributions that are one
 BERRY_ESSEEN = 0.56  # Shevtsova 2010, independent non-identical summands
 
 
@@ -130,6 +137,66 @@ def enumerated_mean(
     if tail.shape[-1] == 0:
         return activation.f(centres) @ probability
     return activation.mean(centres, width[..., None].expand_as(centres)) @ probability
+
+
+@dataclass(frozen=True)
+class Counted:
+    """All values a sum can take under dropout, and how likely each is."""
+
+    values: Tensor  # (states,)
+    chances: Tensor  # (states,), summing to one
+
+    def mean(self, f: Callable[[Tensor], Tensor]) -> float:
+        """E[f(S)], exactly."""
+        return float(f(self.values) @ self.chances)
+
+
+def counted(contributions: Tensor, bias: float, p: float, states: int = STATES) -> Counted | None:
+    """The exact distribution of S where its contributions repeat, or are few.
+
+    Of n contributions of one size, n⁺ with one sign and n⁻ with the other, only the number that is kept matters:
+    c/q · (K⁺ − K⁻) with K binomial, n + 1 values in place of 2^n masks. Binary inputs, one-hot codes and weights of
+    ±1 make such sums; a Gaussian smooths over their steps.
+
+    Args:
+        contributions: c_i of one sum, shape (inputs,).
+        bias: b.
+        p: Drop probability.
+        states: The most values to list.
+
+    Returns:
+        The distribution, or None where it would have more values than that.
+    """
+    q = check_rate(p)
+    c = double(contributions)
+    c = c[c != 0]
+    c = c[c.abs().argsort()]
+    new = torch.ones(len(c), dtype=torch.bool)
+    new[1:] = c.abs().diff() > SAME * c.abs()[1:]
+    starts = [*new.nonzero().flatten().tolist(), len(c)]
+    sizes = [after - first for first, after in itertools.pairwise(starts)]
+    if math.prod(size + 1 for size in sizes) > states:
+        return None
+    values, chances = torch.full((1,), float(bias), dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    for first, after in itertools.pairwise(starts):
+        group = c[first:after]
+        negative = int((group < 0).sum())
+        # n⁻ − K⁻ is binomial too, with p for q: the sum of both counts is a convolution on one lattice.
+        count = np.convolve(_binomial(after - first - negative, q), _binomial(negative, p))
+        steps = (torch.arange(after - first + 1, dtype=torch.float64) - negative) * float(group.abs().mean()) / q
+        values = (values[:, None] + steps).flatten()
+        chances = (chances[:, None] * torch.from_numpy(count)).flatten()
+    return Counted(values, chances)
+
+
+def _binomial(n: int, rate: float) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Chances of 0 … n kept."""
+    k = np.arange(n + 1.0)
+    if rate in {0.0, 1.0}:
+        return np.where(k == n * rate, 1.0, 0.0)
+    log = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1) + k * math.log(rate) + (n - k) * math.log1p(-rate)
+    chances: np.ndarray[tuple[int], np.dtype[np.float64]] = np.exp(log)
+    return chances
 
 
 def masks_of(n: int) -> Tensor:
