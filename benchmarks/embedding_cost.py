@@ -16,7 +16,8 @@ import torch
 from torch import optim
 
 from nndiag.lab.embedding.ids import ZipfIds
-from nndiag.lab.embedding.step import Forecast, Trial, sizes_to_try, time_sizes
+from nndiag.lab.embedding.look import Trial
+from nndiag.lab.embedding.step import Forecast, sizes_to_try, time_sizes
 
 OPTIMIZERS = {  # name: maker, sparse, table-sized tensors alive at once
     "Adam for-loop": (lambda p: optim.Adam(p, foreach=False), False, 6),

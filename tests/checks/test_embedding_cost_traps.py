@@ -213,3 +213,53 @@ def test_an_embedding_bag_is_offered_where_it_computes_the_same(ask, tmp_path, m
     _, document = ask(f"pooled.py:{model}", "--optimizer", "adam", "--no-measure")
     table = next(table for table in document["tables"] if table["title"] == "cures")
     assert any("EmbeddingBag" in row[0] for row in table["rows"]) is offered
+
+
+def cures_of(document):
+    table = next(table for table in document["tables"] if table["title"] == "cures")
+    return {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["rows"]}
+
+
+def test_every_cure_is_predicted_and_timed_beside_the_current_step(ask, tmp_path):
+    (tmp_path / "small.py").write_text(MODELS + "\n\ndef small():\n    return Classifier(3000, 8)\n")
+    asked = ["--optimizer", "adam", "--gpus", "2", "--no-set-to-none", "--tokens", "few.npy", "--max-seconds", "4"]
+    _, document = ask("small.py:small", *asked, "--batch-size", "8", "--seq-len", "4")
+    made = cures_of(document)
+    wanted = (
+        "now", "fused", "foreach", "zero_grad", "gradient_as_bucket_view", "nn.EmbeddingBag", "sparse=True + SparseAdam",
+        "sparse=True + SGD", "sparse=True + Adagrad", "row-wise", "split", "frozen", "factorised", "hashing", "minimum",
+    )  # fmt: skip
+    for word in wanted:
+        row = next(row for name, row in made.items() if name.startswith(word))
+        assert row["predicted"]
+        assert row["clock"]
+    ran = next(table for table in document["tables"] if table["title"].startswith("the cures run on this model"))
+    assert all(row[1] == "runs" for row in ran["rows"])
+    assert {"gradient_as_bucket_view=True", "nn.EmbeddingBag for lookup and mean"} <= {row[0] for row in ran["rows"]}
+    kept = [row["mathematics"] == "kept" for row in made.values()][1:]
+    assert kept == sorted(kept, reverse=True)
+
+
+def test_a_cure_that_does_not_apply_says_why(ask):
+    _, document = ask("--vocab", "100000", "--dim", "16", "--optimizer", "rmsprop", "--tied")
+    table = next(table for table in document["tables"] if table["title"] == "cures that do not apply here")
+    why = dict(table["rows"])
+    assert {"fused=True", "sparse=True", "nn.EmbeddingBag", "gradient_as_bucket_view=True", "minimum count"} <= set(why)
+
+
+def test_the_question_that_named_this_check_is_answered_in_its_own_numbers(ask):
+    _, document = ask("--vocab", "2000000", "--dim", "200", "--optimizer", "adam")
+    assert "56 %, if it doubled" in json.dumps(document)
+    assert "11 % before" in json.dumps(document)
+
+
+def test_the_physics_of_rare_rows_is_told(ask):
+    args = ("--optimizer", "adamw", "--optimizer-arg", "weight_decay=0.1", "--lr", "0.001")
+    _, document = ask("--vocab", "50000", "--dim", "16", *args)
+    tables = {table["title"]: {row[0]: row[1:] for row in table["rows"]} for table in document["tables"]}
+    moves = next(rows for title, rows in tables.items() if title.startswith("how far a row moves"))
+    assert [float(moves[step][0].split()[0]) for step in ("0", "1,000", "5,000")] == pytest.approx(
+        [6.0, 25.3, 31.6], abs=0.1
+    )
+    left = next(rows for title, rows in tables.items() if title.startswith("what weight decay leaves"))
+    assert float(left["10,000"][0]) == pytest.approx(0.3678, abs=1e-4)

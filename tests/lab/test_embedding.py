@@ -1,19 +1,24 @@
 """Finding tables without allocating them, watching lookups, shrinking, and what torch does with sparse gradients."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
 
 from nndiag.core.findings import Where
-from nndiag.core.subject import Training
+from nndiag.core.subject import Batch, Training
 from nndiag.lab.embedding import tables as embedding
-from nndiag.lab.embedding.cures import RowWiseAdagrad
+from nndiag.lab.embedding.bags import BagInstead
+from nndiag.lab.embedding.cures import Patient, RowWiseAdagrad, rebuilt, run_bag
 from nndiag.lab.embedding.ids import ZipfIds
+from nndiag.lab.embedding.look import Looked, Trial
 from nndiag.lab.embedding.model import build
 from nndiag.lab.embedding.optim import route, try_dense, try_sparse
-from nndiag.lab.embedding.step import Trial, forecast, sizes_to_try
+from nndiag.lab.embedding.step import forecast, sizes_to_try, time_table
 from nndiag.lab.embedding.uses import watch_forward
+from nndiag.lab.ranks import group_of_one
 from nndiag.load.sources import BuiltModel
 
 HUGE = 10**9
@@ -163,3 +168,73 @@ def test_sparse_steps_do_not_grow_with_the_table_and_dense_ones_do():
     fast = forecast(sparse, 400_000, copies=3, seconds=0.5)
     assert slow.seconds > 5 * fast.seconds
     assert slow.interval[0] <= slow.seconds <= slow.interval[1]
+
+
+class Averaged(nn.Module):
+    def __init__(self, peeks=False):
+        super().__init__()
+        self.words, self.head, self.peeks = nn.Embedding(50, 8), nn.Linear(8, 3), peeks
+
+    def forward(self, ids):
+        vectors = self.words(ids)
+        return self.head(vectors.mean(1)) + (vectors[:, 0, :3] if self.peeks else 0)
+
+
+def patient(model, ids):
+    optimizers = (torch.optim.Adam(model.parameters()),)
+    return Patient(model, Batch((ids,), None), Training(), optimizers)
+
+
+def test_a_bag_in_the_place_of_lookup_and_mean_gives_the_same_numbers():
+    model, ids = Averaged(), torch.randint(50, (4, 6))
+    expected = model(ids)
+    expected.square().sum().backward()
+    gradient = model.words.weight.grad.clone()
+    model.zero_grad()
+    with BagInstead(model.words.weight) as bags:
+        bagged = model(ids)
+    bagged.square().sum().backward()
+    assert torch.allclose(bagged, expected, atol=1e-6)
+    assert torch.allclose(model.words.weight.grad, gradient, atol=1e-6)
+    assert bags.bags == 1
+
+
+def test_a_bag_is_tried_in_the_model_and_refused_where_single_vectors_are_wanted():
+    ids = torch.randint(50, (4, 6))
+    ran = run_bag(patient(Averaged(), ids), "words.weight")
+    assert (ran.refused, ran.seconds > 0) == ("", True)
+    assert "wanted" in run_bag(patient(Averaged(peeks=True), ids), "words.weight").refused
+
+
+def test_an_optimizer_is_rebuilt_with_its_options_and_without_some_parameters():
+    model = Averaged()
+    groups = [{"params": [model.words.weight], "lr": 0.5}, {"params": list(model.head.parameters())}]
+    mine = torch.optim.AdamW(groups, lr=0.25, weight_decay=0.125, foreach=True)
+    fused = rebuilt(mine, changes={"fused": True})
+    assert [group["lr"] for group in fused.param_groups] == [0.5, 0.25]
+    assert all(group["fused"] and not group["foreach"] for group in fused.param_groups)
+    rest = rebuilt(mine, without=frozenset({id(model.words.weight)}))
+    assert [len(group["params"]) for group in rest.param_groups] == [2]
+    assert rest.param_groups[0]["weight_decay"] == 0.125
+    assert rebuilt(mine, without=frozenset(map(id, model.parameters()))) is None
+
+
+def test_gradients_go_through_the_buckets_of_a_group_of_one():
+    trial = Trial(8, torch.optim.Adam, ZipfIds(32))
+    with group_of_one():
+        for buckets in ("copied", "view"):
+            took = time_table(replace(trial, buckets=buckets), 500, repeats=2, seconds=0.05)
+            assert took.total.typical > 0
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_frozen_table_serves_all_but_the_trained_rows():
+    looked = Looked(Trial(4, torch.optim.Adam, ZipfIds(8), frozen=100), 10)
+    with torch.no_grad():
+        looked.table.weight.fill_(1.0)
+    assert looked(torch.tensor([3, 50])).sum(1).tolist() == [4.0, 0.0]
+
+
+def test_a_factorised_table_is_widened_by_a_product():
+    looked = Looked(Trial(4, torch.optim.Adam, ZipfIds(8), project=16), 10)
+    assert looked(torch.tensor([3, 5])).shape == (2, 16)

@@ -134,6 +134,19 @@ def test_late_moves_of_adam_and_sparse_adam():
     assert tables_rows.adam_late_move() / tables_rows.sparse_adam_late_move() == pytest.approx(10.05, abs=0.005)
 
 
+@pytest.mark.parametrize("step", [0, 1000, 5000])
+def test_a_row_seen_once_moves_as_sparse_adam_moves_it(step):
+    weight = nn.Parameter(torch.zeros(3, 1, dtype=torch.float64))
+    optimizer = torch.optim.SparseAdam([weight], lr=1.0, eps=1e-300)
+    optimizer.state[weight] |= {"step": step, "exp_avg": torch.zeros(3, 1, dtype=torch.float64),
+                                "exp_avg_sq": torch.zeros(3, 1, dtype=torch.float64)}  # fmt: skip
+    for row in (1, 2, 2):
+        weight.grad = torch.sparse_coo_tensor([[row]], torch.full((1, 1), 3.0, dtype=torch.float64), (3, 1),
+                                              check_invariants=False)  # fmt: skip
+        optimizer.step()
+    assert tables_rows.sparse_adam_once_seen_move(step) == pytest.approx(-weight[1].item(), rel=1e-9)
+
+
 def test_adamw_shrinks_unseen_rows():
     assert tables_rows.unseen_shrinkage(1e-3, 0.1, 10_000) == pytest.approx(0.3678, abs=1e-4)
     assert tables_rows.unseen_shrinkage(3e-4, 0.1, 100_000) == pytest.approx(0.0498, abs=1e-4)

@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from nndiag.core.errors import NndiagError
 
@@ -158,8 +159,12 @@ def _modules_of(users: Sequence[Any]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def group_of_one() -> Iterator[None]:
-    """Stand in a process group of one, for a loss that asks for its world on a single device."""
+def group_of_one(backend: str = "gloo") -> Iterator[None]:
+    """Stand in a process group of one, for a loss that asks for its world, or a wrapper that wants one, on one device.
+
+    Args:
+        backend: gloo, or nccl on a GPU.
+    """
     if dist.is_initialized():
         yield
         return
@@ -167,7 +172,7 @@ def group_of_one() -> Iterator[None]:
     before = {key: os.environ.get(key) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
     try:
-        dist.init_process_group("gloo", init_method=f"file://{folder / 'store'}", rank=0, world_size=1)
+        dist.init_process_group(backend, init_method=f"file://{folder / 'store'}", rank=0, world_size=1)
         yield
     finally:
         if dist.is_initialized():
@@ -188,10 +193,50 @@ def backend_for(device: str, ranks: int) -> str:
     return "nccl" if own_gpus else "gloo"
 
 
+def torchrun_backend(device: str, *, local_ranks: int, gpus: int) -> str:
+    """Return what moves gradients between torchrun's ranks: nccl where each rank of a machine has a GPU of its own.
+
+    nccl refuses two ranks on one GPU; gloo moves what they have through the processor.
+
+    Args:
+        device: As resolved: "cuda" stands for each rank's own, "cuda:1" for one that all share.
+        local_ranks: Ranks on this machine.
+        gpus: GPUs of this machine.
+    """
+    return "nccl" if device == "cuda" and local_ranks <= gpus else "gloo"
+
+
 def take_own_gpu(device: str) -> None:
-    """Under torchrun: make "cuda" mean the GPU of this rank, before anything is placed on one."""
+    """Under torchrun: make "cuda" mean the GPU of this rank, before anything is placed on one.
+
+    Ranks beyond the number of GPUs share them.
+    """
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count()))
+
+
+def _all_here(seconds: float) -> tuple[Any, int, int]:
+    """Wait in Python until every rank has come, so that a signal from torchrun is heard meanwhile.
+
+    Returns:
+        The store they meet at, this rank, and how many there are.
+
+    Raises:
+        NndiagError: A rank has not come within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    store, rank, world = next(rendezvous("env://", timeout=dt.timedelta(seconds=seconds)))
+    names = [f"nndiag/here/{other}" for other in range(world)]
+    store.set(names[rank], "1")
+    while not store.check(names):
+        if time.monotonic() > deadline:
+            missing = [str(other) for other, name in enumerate(names) if not store.check([name])]
+            raise NndiagError(
+                f"rank {', '.join(missing)} of {world} did not join within {seconds:.3g} s",
+                hint="has it not started, or does it hang before the first collective? --max-seconds gives it longer",
+            )
+        time.sleep(POLL)
+    return store, rank, world
 
 
 @contextlib.contextmanager
@@ -203,9 +248,14 @@ def torchrun_group(seconds: float, device: str = "cpu") -> Iterator[tuple[int, i
     """
     ours = not dist.is_initialized()
     if ours:
-        backend = "nccl" if device.startswith("cuda") else "gloo"
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        backend = torchrun_backend(device, local_ranks=local, gpus=torch.cuda.device_count())
         try:
-            dist.init_process_group(backend, timeout=dt.timedelta(seconds=seconds))
+            store, rank, world = _all_here(seconds)
+            limit = dt.timedelta(seconds=seconds)
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=limit)
+        except NndiagError:
+            raise
         except Exception as failed:
             said = str(failed).strip().splitlines()[0] if str(failed).strip() else type(failed).__name__
             raise NndiagError(

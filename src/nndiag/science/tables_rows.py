@@ -49,6 +49,20 @@ def adam_late_move(betas: tuple[float, float] = BETAS) -> float:
     return (1 - beta1) / (math.sqrt(1 - beta2) * (1 - beta1 / math.sqrt(beta2)))
 
 
+def sparse_adam_once_seen_move(step: int, betas: tuple[float, float] = BETAS) -> float:
+    """Move of a row whose only gradient arrives at `step`, under SparseAdam, in learning rates.
+
+    The row moves at that step alone; its moments start at zero while the bias correction follows the global step.
+
+    Example:
+        >>> [round(sparse_adam_once_seen_move(step), 2) for step in (0, 1000, 100_000)]
+        [1.0, 2.52, 3.16]
+    """
+    beta1, beta2 = betas
+    t = step + 1
+    return sparse_adam_late_move(betas) * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+
+
 def sparse_adam_late_move(betas: tuple[float, float] = BETAS) -> float:
     """Move of a row under SparseAdam at an isolated touch late in training: (1 - b1) / sqrt(1 - b2).
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nndiag.checks.embedding_cost import makers, rules
-from nndiag.checks.embedding_cost.cures import Cure, order
+from nndiag.checks.embedding_cost.cures import Cure
 from nndiag.checks.embedding_cost.rules import Rest
 from nndiag.checks.embedding_cost.spec import ledger
 from nndiag.checks.embedding_cost.words import duration, percent, size
@@ -68,6 +68,7 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
         The result, or why there is none.
     """
     from nndiag.checks.embedding_cost import timing
+    from nndiag.checks.embedding_cost.executed import execute
     from nndiag.lab.clock import measure_machine
 
     if reason := _too_much(subject, view):
@@ -85,7 +86,7 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
     try:
         table = timing.time_tables(
             costliest, check.around, machine, make, kept_rows=kept, device=subject.run.device,
-            seconds=min(3.0, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
+            seconds=min(4.0, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
         )  # fmt: skip
         whole: WholeStep | None = None
         if view is not None:
@@ -102,9 +103,11 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
     except Exception as error:  # noqa: BLE001 - the user's step raises: sparse gradients under Adam, say
         return f"no step could be timed, it raises: {(str(error) or type(error).__name__).splitlines()[0]}"
     made = table.cures
-    if view is not None and costliest.rows >= check.small_rows:
+    if view is not None and whole is not None:
         yield Step("running the cures on the model", 0.9)
-        made = order([_executed(subject, view, cure, check.clip_grad_norm) for cure in made])
+        made = execute(
+            subject, view, made, clip=check.clip_grad_norm, step=whole.timing.total.typical, seconds=0.4 * budget
+        )
     if whole is not None:
         rest = Rest(max(whole.seconds - table.seconds, 0.0), "the rest of this model, measured", known=True)
     else:
@@ -139,16 +142,6 @@ def _too_much(subject: Subject, view: ModelView | None) -> str:
     if subject.run.device.startswith("cpu") and seconds > SLOWEST_STEP:
         return f"one step would take about {duration(seconds)} on one core of this machine"
     return ""
-
-
-def _executed(subject: Subject, view: ModelView, cure: Cure, clip: float | None) -> Cure:
-    """Run a cure on the model where it can be switched on from outside."""
-    from nndiag.checks.embedding_cost.timing import execute_on_model
-
-    if cure.key not in {"sparse", "fused", "foreach"}:
-        return cure
-    said = execute_on_model(subject, view, cure.key, clip=clip if cure.key != "sparse" else None)
-    return replace(cure, refused=said, executed=not said and view.watch is not None and view.batch is not None)
 
 
 def _machine(machine: Machine) -> Generator[Observation, None, None]:
@@ -188,7 +181,8 @@ def _verdict(
         seed=subject.run.seed,
         detail=f"the table's step {how}, on one thread; the whole step {duration(step)}{beside}",
     )
-    yield rules.traffic_finding("EMB101", spec, check.around, level, (words, evidence))
+    refused = {cure.key: cure.refused for cure in result.cures if cure.refused}
+    yield rules.traffic_finding("EMB101", spec, check.around, level, (words, evidence), refused)
     fused = next((cure for cure in result.cures if cure.key == "fused" and not cure.refused), None)
     if fused is None or spec.rows < check.small_rows:
         return

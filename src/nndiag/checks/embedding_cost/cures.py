@@ -1,13 +1,12 @@
-"""What would help, and what would it change? Each cure with its bytes, its milliseconds and its meaning."""
+"""What would help and keep the mathematics? Each cure with its bytes, its milliseconds and its meaning."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from nndiag.checks.embedding_cost.spec import LABELS, Circumstances, TableSpec, ledger, sparse_optimizer, with_optimizer
-from nndiag.science import tables
-from nndiag.science.tables_rows import adam_late_move, sparse_adam_late_move
+from nndiag.checks.embedding_cost.spec import LABELS, Circumstances, TableSpec, ledger, with_optimizer
+from nndiag.science import roofline, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from nndiag.science.roofline import Machine
 
 KEPT, CHANGED = True, False  # the mathematics of the step
-FACTOR = 4  # a factorised table is this many times narrower
-BUCKETS = 10  # a hashed table has this many times fewer rows
-TRAINABLE = 0.05  # of the rows stay trainable beside a frozen pretrained table
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +26,14 @@ class Cure:
     meaning: str
     spec: TableSpec  # the table under the cure
     around: Circumstances
+    flops: float = 0.0  # that it adds to a step
+    project: int = 0  # a product widens its vectors to this
+    frozen: int = 0  # rows of a fixed table beside it
     predicted: float = 0.0  # seconds by bytes and rates
     clock: float | None = None  # seconds, by the clock at this size or along the line through smaller ones
     measured: bool = False  # the clock ran at this very size
     interval: tuple[float, float] | None = None
+    step: float | None = None  # seconds of the user's whole step under it
     executed: bool = False  # it ran on the user's model
     refused: str = ""  # what stopped it on the user's model
 
@@ -65,9 +65,15 @@ def cures(spec: TableSpec, around: Circumstances, machine: Machine, *, kept_rows
     Returns:
         The current step first, then what keeps the mathematics, then the rest; each group fastest first.
     """
+    from nndiag.checks.embedding_cost.alternatives import different
+
     now = Cure("current", f"now: {spec.optimizer.label}", keeps=True, meaning="", spec=spec, around=around)
-    made = [now, *_same(spec, around), *_different(spec, around, kept_rows)]
-    return order([replace(cure, predicted=ledger(cure.spec, cure.around).seconds(machine)) for cure in made])
+    made = [now, *_same(spec, around), *different(spec, around, kept_rows)]
+    return order([replace(cure, predicted=_predicted(cure, machine)) for cure in made])
+
+
+def _predicted(cure: Cure, machine: Machine) -> float:
+    return ledger(cure.spec, cure.around).seconds(machine) + roofline.seconds(machine, flops=cure.flops)
 
 
 def order(made: list[Cure]) -> list[Cure]:
@@ -101,7 +107,7 @@ def _same(spec: TableSpec, around: Circumstances) -> Iterator[Cure]:
             spec,
             replace(around, set_to_none=True),
         )
-    if spec.pooled and spec.padding is None and spec.lookups % spec.pooled == 0:
+    if _bags(spec):
         yield Cure(
             "bag",
             "nn.EmbeddingBag for lookup and mean",
@@ -115,86 +121,37 @@ def _same(spec: TableSpec, around: Circumstances) -> Iterator[Cure]:
             "bucket-view",
             "gradient_as_bucket_view=True",
             KEPT,
-            "same mathematics; gradients must not be detached",
+            "same mathematics; gradients are views of the buckets and must not be detached",
             spec,
             replace(around, bucket_view=True),
         )
 
 
-def _different(spec: TableSpec, around: Circumstances, kept_rows: int | None) -> Iterator[Cure]:
-    family = sparse_optimizer(spec.optimizer.family)
-    if not spec.tied:
-        yield _sparse(spec, around, family)
-        row_wise = tables.OptimizerCost(0, 0, 0, 0, 1 / spec.dim)
-        yield Cure(
-            "row-wise",
-            "row-wise Adagrad, sparse",
-            CHANGED,
-            "another optimizer: one rate per row, V numbers of state instead of "
-            f"{spec.optimizer.cost.state:g} V D; rates only fall",
-            replace(
-                spec,
-                sparse=True,
-                optimizer=replace(
-                    spec.optimizer, options=tables.OptimizerOptions("adagrad"), label="row-wise Adagrad", cost=row_wise
-                ),
-            ),
-            replace(around, clip=False),
-        )
-    small = max(int(spec.rows * TRAINABLE), 1)
-    yield Cure(
-        "frozen",
-        f"frozen table + {small:,} trainable rows",
-        CHANGED,
-        "needs pretrained rows; only the small table learns",
-        replace(spec, rows=small, unique=min(spec.unique, small)),
-        around,
-    )
-    width = max(spec.dim // FACTOR, 1)
-    yield Cure(
-        "factorised",
-        f"factorised: V x {width}, then {width} x {spec.dim}",
-        CHANGED,
-        f"rank at most {width}; one small matrix product more",
-        replace(spec, dim=width),
-        around,
-    )
-    rows = max(spec.rows // BUCKETS, 1)
-    yield Cure(
-        "hashed",
-        f"hashing to {rows:,} rows",
-        CHANGED,
-        f"about {BUCKETS} words share a row where all occur",
-        replace(spec, rows=rows, unique=min(spec.unique, rows)),
-        around,
-    )
-    if kept_rows is not None and 0 < kept_rows < spec.rows:
-        yield Cure(
-            "minimum-count",
-            f"minimum count: {kept_rows:,} rows",
-            CHANGED,
-            "rarer words become one unknown word",
-            replace(spec, rows=kept_rows, unique=min(spec.unique, kept_rows)),
-            around,
-        )
+def _bags(spec: TableSpec) -> bool:
+    return bool(spec.pooled) and spec.padding is None and spec.lookups % spec.pooled == 0
 
 
-def _sparse(spec: TableSpec, around: Circumstances, family: str) -> Cure:
-    label = LABELS[family]
-    meaning = {
-        "sgd": "same update of the used rows; no weight decay, no momentum (its buffer would grow)",
-        "adagrad": "same update; no weight decay",
-        "sparse_adam": "lazy moments: a late isolated touch moves a row "
-        f"{sparse_adam_late_move():.3g} lr, not {adam_late_move():.3g}; no weight decay; own optimizer for the table",
-    }[family]
-    if around.clip:
-        meaning += "; clip_grad_norm_ raises on sparse gradients, so leave the table out of it"
-    name = f"sparse=True + {label}"
-    keeps = family != "sparse_adam" and not spec.optimizer.weight_decay and not around.clip
-    keeps = keeps and not (spec.optimizer.options and spec.optimizer.options.momentum)
-    optimizer = replace(
-        spec.optimizer, options=tables.OptimizerOptions(family), label=label, cost=tables.OptimizerCost(0, 0, 0, 0, 2)
-    )
-    return Cure(
-        "sparse", name, keeps, meaning, replace(spec, sparse=True, optimizer=optimizer), replace(around, clip=False)
-    )
+def inapplicable(spec: TableSpec, around: Circumstances, *, counted: bool) -> list[tuple[str, str]]:
+    """List the cures that this table cannot have, each with the reason: what is not offered is not forgotten."""
+    options = spec.optimizer.options
+    rows = []
+    if options is None:
+        rows.append(("fused=True, foreach=True", f"{spec.optimizer.label} is not torch's own"))
+    elif options.implementation == tables.FUSED:
+        rows.append(("fused=True", "in use"))
+    elif tables.fused_twin(options) is None:
+        rows.append(("fused=True", f"torch has no fused {LABELS[options.name]}"))
+    if options is not None and options.implementation == tables.FOREACH:
+        rows.append(("foreach=True", "in use"))
+    if around.set_to_none:
+        rows.append(("zero_grad(set_to_none=True)", "in use: torch's default (--no-set-to-none says otherwise)"))
+    if not _bags(spec):
+        behind = "an EmbeddingBag already" if spec.bag else "no mean or sum over the ids stands right behind the lookup"
+        rows.append(("nn.EmbeddingBag", "padding would enter the mean" if spec.pooled and spec.padding else behind))
+    if around.gpus < 2:
+        rows.append(("gradient_as_bucket_view=True", "one device (--gpus says otherwise)"))
+    if spec.tied:
+        rows.append(("sparse=True", "the tied output layer keeps the gradient dense"))
+    if not counted:
+        rows.append(("minimum count", "needs ids: --tokens FILE, or DATA with a model"))
+    return rows

@@ -67,7 +67,10 @@ def makers_from_model(view: ModelView, index: int) -> Callable[[Cure], Any]:
     by_name = makers_from_name(view.specs[index])
 
     def make(cure: Cure) -> Any:
-        own = found is not None and (cure.spec.optimizer.options is None or cure.key in {"current", "factorised"})
+        own = found is not None and (
+            cure.spec.optimizer.options is None
+            or cure.key in {"current", "factorised", "set-to-none", "bag", "bucket-view", "frozen"}
+        )
         if own and found is not None:
             return maker(*found)
         return by_name(cure)

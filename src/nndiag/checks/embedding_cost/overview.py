@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nndiag.checks.embedding_cost.cures import Cure
+from nndiag.checks.embedding_cost.cures import Cure, inapplicable
 from nndiag.checks.embedding_cost.details import details
+from nndiag.checks.embedding_cost.executed import on_the_model
 from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec, ledger
 from nndiag.checks.embedding_cost.words import duration, percent, size, times
 from nndiag.core.findings import Answer, Measurement, Series, Table
@@ -46,17 +47,20 @@ def answer_static(  # noqa: PLR0913, PLR0917 - what arithmetic yields, in its or
     book = ledger(spec, around)
     seconds = book.seconds(machine)
     share = seconds / (seconds + rest.seconds)
+    small = max(spec.rows // 10, 1)
+    before, after = roofline.share_from_growth(small, 10 * small, 2.0)
     of_step = (
         f"about {percent(share)} of the step by arithmetic"
         if rest.known
-        else "a share of the step that cannot be known without the model"
+        else f"a share of the step that cannot be known without the model ({percent(after)}, if it doubled on the way "
+        f"from {small:,} to {10 * small:,} rows, and {percent(before)} before)"
     )
     yield Answer(f"{_begun(spec, book.moved)}, {of_step}; {_used(spec)}{_best(cures)}")
     yield _ledgers(specs, around)
     yield from _numbers(specs, around)
     if cures:
         yield _cure_table(cures, seconds)
-        yield _meanings(cures)
+        yield from _told(spec, around, cures)
         yield from _bars(cures)
     yield from details(spec, around, machine)
     yield from _against_rows(spec, lambda rows: ledger(replace(spec, rows=rows), around).seconds(machine), rest.seconds)
@@ -75,7 +79,9 @@ def answer_clocked(
     yield _ledgers(specs, around, {spec.name: result.share})
     yield from _numbers(specs, around)
     yield _cure_table(result.cures, result.table.seconds)
-    yield _meanings(result.cures)
+    yield from _told(spec, around, result.cures)
+    if (ran := on_the_model(result.cures)) is not None:
+        yield ran
     yield from _bars(result.cures)
     yield from details(spec, around, result.machine)
     yield from _against_rows(spec, result.table.forecast.at, result.rest.seconds)
@@ -160,9 +166,12 @@ def _cure_table(cures: list[Cure], now: float) -> Table:
     return Table("cures", columns, rows, main=True)
 
 
-def _meanings(cures: list[Cure]) -> Table:
-    rows = [(cure.name, cure.meaning) for cure in cures if cure.meaning]
-    return Table("what each cure changes", ("cure", "meaning"), rows)
+def _told(spec: TableSpec, around: Circumstances, cures: list[Cure]) -> Iterator[Table]:
+    """What each cure changes, and which others there would be."""
+    meant = [(cure.name, cure.meaning) for cure in cures if cure.meaning]
+    yield Table("what each cure changes", ("cure", "meaning"), meant)
+    counted = any(cure.key == "minimum-count" for cure in cures) or "measured" in spec.unique_how
+    yield Table("cures that do not apply here", ("cure", "why"), inapplicable(spec, around, counted=counted))
 
 
 def _bars(cures: list[Cure]) -> Iterator[Series]:

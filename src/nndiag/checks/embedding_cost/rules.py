@@ -12,7 +12,7 @@ from nndiag.core.rules import found
 from nndiag.science import tables, tables_layers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from nndiag.checks.embedding_cost.spec import TableSpec
     from nndiag.core.findings import Observation
@@ -96,19 +96,27 @@ def _arithmetic(  # noqa: PLR0913, PLR0917 - numbers for one sentence
     )
 
 
-def traffic_finding(
-    code: str, spec: TableSpec, around: Circumstances, level: Severity, told: tuple[str, Evidence]
+def traffic_finding(  # noqa: PLR0913, PLR0917 - what one finding says
+    code: str,
+    spec: TableSpec,
+    around: Circumstances,
+    level: Severity,
+    told: tuple[str, Evidence],
+    refused: Mapping[str, str] | None = None,
 ) -> Observation:
-    """Build EMB001, or EMB101 where a clock was read."""
+    """Build EMB001, or EMB101 where a clock was read: what the model refused is then not advised."""
+    refused = refused or {}
     words, evidence = told
     if spec.optimizer.cost.passes == 0:
         return _for_nobody(code, spec, min(level, Severity.WARNING), told)
     passes = spec.optimizer.cost.passes
-    fused = "" if _fused_gain(spec, around) is None else "fused=True keeps the mathematics; "
+    fused = "" if _fused_gain(spec, around) is None or "fused" in refused else "fused=True keeps the mathematics; "
     sparse = LABELS[sparse_optimizer(spec.optimizer.family)]
     sparse_fix = (
         "the tied output layer keeps the gradient dense: untie it, or sample the softmax; "
         if spec.tied
+        else f"sparse=True with {sparse} does not run on this model ({refused['sparse']}); "
+        if "sparse" in refused
         else f"sparse=True with {sparse} touches used rows only, at the price of lazy moments; "
     )
     return found(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ from nndiag.core.subject import Batch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
+
     from nndiag.checks.embedding_cost.model import ModelView
     from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec
     from nndiag.core.subject import Subject
+    from nndiag.lab.embedding.cures import Patient
     from nndiag.lab.embedding.model import ModelTiming
     from nndiag.lab.embedding.step import Forecast
     from nndiag.science.roofline import Machine
@@ -46,7 +50,8 @@ class TableTiming:
 def copies(cure: Cure) -> float:
     """Table-sized tensors alive at once under a cure."""
     cost = cure.spec.optimizer.cost
-    return 1 + cost.state if cure.spec.sparse else 2 + cost.state + cost.temporaries
+    buckets = _buckets(cure) == "copied"
+    return 1 + cost.state if cure.spec.sparse else 2 + cost.state + cost.temporaries + buckets
 
 
 def time_tables(  # noqa: PLR0913 - budgets and rates, by name
@@ -63,6 +68,9 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
 ) -> TableTiming:
     """Time the present step of a table and its cures, extrapolating where the table is too large to try.
 
+    Where several devices train, the gradients go through the buckets of DistributedDataParallel, in a process group
+    of one: its copies are real, the network is not there.
+
     Args:
         spec: A trainable table.
         around: What else passes over it.
@@ -78,25 +86,39 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
 
     listed = cures(spec, around, machine, kept_rows=kept_rows)
     share = seconds / (len(listed) + 1)
-    trial = _trial(spec, listed[0], makers(listed[0]), device=device, clip=clip, seed=seed)
-    now = lab.forecast(trial, spec.rows, copies=copies(listed[0]), seconds=2 * share, full=True)
-    done: list[Cure] = []
-    for cure in listed:
-        forecast = now
-        if cure.key in {"hashed", "minimum-count", "frozen"}:  # fewer rows of the same step
-            done.append(_fewer_rows(cure, now, copies(cure), share))
-            continue
-        if cure.key == "bucket-view":
-            done.append(cure)
-            continue
-        if cure.key != "current":
-            other = _trial(cure.spec, cure, makers(cure), device=device, clip=clip, seed=seed)
-            forecast = lab.forecast(other, cure.spec.rows, copies=copies(cure), seconds=share, full=True)
-        measured = forecast.measured
-        value = measured.total.typical if measured else forecast.seconds
-        bounds = (measured.total.low, measured.total.high) if measured else forecast.interval
-        done.append(replace(cure, clock=value, measured=measured is not None, interval=bounds))
+    with parallel(around, device):
+        trial = _trial(spec, listed[0], makers(listed[0]), device=device, clip=clip, seed=seed)
+        now = lab.forecast(trial, spec.rows, copies=copies(listed[0]), seconds=2 * share, full=True)
+        done: list[Cure] = []
+        for cure in listed:
+            forecast = now
+            if cure.key in {"hashed", "minimum-count"}:  # fewer rows of the same step
+                done.append(_fewer_rows(cure, now, copies(cure), share))
+                continue
+            if cure.key != "current":
+                other = _trial(cure.spec, cure, makers(cure), device=device, clip=clip, seed=seed)
+                forecast = lab.forecast(other, cure.spec.rows, copies=copies(cure), seconds=share, full=True)
+            measured = forecast.measured
+            value = measured.total.typical if measured else forecast.seconds
+            bounds = (measured.total.low, measured.total.high) if measured else forecast.interval
+            done.append(replace(cure, clock=value, measured=measured is not None, interval=bounds))
     return TableTiming(now, order(done))
+
+
+def parallel(around: Circumstances, device: str) -> contextlib.AbstractContextManager[None]:
+    """Return a process group of one where the user trains on several devices."""
+    if around.gpus < 2:
+        return contextlib.nullcontext()
+    from nndiag.lab.ranks import backend_for, group_of_one
+
+    return group_of_one(backend_for(device, 1))
+
+
+def _buckets(cure: Cure) -> str:
+    """How dense gradients reach the other devices; sparse ones go around the buckets."""
+    if cure.around.gpus < 2 or cure.spec.sparse:
+        return ""
+    return "view" if cure.around.bucket_view else "copied"
 
 
 def _fewer_rows(cure: Cure, now: Forecast, held: float, seconds: float) -> Cure:
@@ -116,19 +138,22 @@ def _trial(  # noqa: PLR0913 - likewise
     import torch
 
     from nndiag.lab.embedding.ids import ZipfIds
-    from nndiag.lab.embedding.step import Trial
+    from nndiag.lab.embedding.look import Trial
 
     dtype = getattr(torch, spec.dtype, torch.float32)
     return Trial(
-        dim=spec.dim,
+        dim=cure.spec.dim,
         make=make,
         ids=ZipfIds(spec.lookups, seed=seed),
         sparse=cure.spec.sparse,
         pooled=cure.spec.pooled if spec.lookups % max(cure.spec.pooled, 1) == 0 else 0,
         bag=cure.spec.bagged,
+        project=cure.project,
+        frozen=cure.frozen,
         clip=None if cure.spec.sparse else clip,
         accumulation=cure.around.accumulation,
         set_to_none=cure.around.set_to_none,
+        buckets=_buckets(cure),
         dtype=dtype,
         device=device,
     )
@@ -167,23 +192,11 @@ def time_whole(  # noqa: PLR0913 - budgets, by name
     Raises:
         NndiagError: The model cannot be trained here on this batch.
     """
-    from nndiag.lab.embedding.model import Loop, build, time_model
-    from nndiag.lab.embedding.optim import route
-    from nndiag.lab.embedding.uses import folded
-    from nndiag.lab.forward import move
-
-    if view.watch is None or view.batch is None:
-        raise NndiagError(f"no inputs are known that the model takes: {view.trouble}", hint="give DATA")
     rows = shrunk_rows(view)
-    assert subject.model is not None
-    model = build(subject.model, rows, subject.run.seed, view.bare).to(subject.run.device)
-    sizes = {site.parameter: rows.get(site.rows, site.rows) for site in view.sites}
-    inputs = move(folded(view.batch.inputs, view.watch, sizes), subject.run.device)
-    routing = route(subject.training, model)
-    batch = Batch(inputs, _targets(view.batch.targets, rows))
-    loop = Loop(around.accumulation, around.set_to_none)
-    timing = time_model(model, batch, subject.training, routing.optimizers, clip=clip, loop=loop, seconds=seconds)
-    del model, routing
+    with parallel(around, subject.run.device):
+        patient = patient_of(subject, view, around, rows, clip=clip)
+        timing = _timed(patient, around, seconds)
+        del patient
     total, low, high = timing.total.typical, timing.total.low, timing.total.high
     if rows:
         grown = sum(
@@ -193,6 +206,53 @@ def time_whole(  # noqa: PLR0913 - budgets, by name
         )
         total, low, high = total + grown, low + grown, high + grown
     return WholeStep(total, (low, high), timing, bool(rows), (timing.forward, timing.backward, timing.optimizer))
+
+
+def patient_of(
+    subject: Subject, view: ModelView, around: Circumstances, rows: dict[int, int], *, clip: float | None
+) -> Patient:
+    """Build a private model with its batch and its optimizers on the device.
+
+    Raises:
+        NndiagError: No inputs are known that the model takes.
+    """
+    from nndiag.lab.embedding.cures import Patient
+    from nndiag.lab.embedding.model import Loop, build
+    from nndiag.lab.embedding.optim import route
+    from nndiag.lab.embedding.uses import folded
+    from nndiag.lab.forward import move
+
+    if view.watch is None or view.batch is None:
+        raise NndiagError(f"no inputs are known that the model takes: {view.trouble}", hint="give DATA")
+    assert subject.model is not None
+    model = build(subject.model, rows, subject.run.seed, view.bare).to(subject.run.device)
+    sizes = {site.parameter: rows.get(site.rows, site.rows) for site in view.sites}
+    batch = Batch(
+        move(folded(view.batch.inputs, view.watch, sizes), subject.run.device),
+        move(_targets(view.batch.targets, rows), subject.run.device),
+    )
+    loop = Loop(around.accumulation, around.set_to_none)
+    optimizers = route(subject.training, model).optimizers
+    return Patient(model, batch, subject.training, optimizers, clip, loop)
+
+
+def _timed(patient: Patient, around: Circumstances, seconds: float) -> ModelTiming:
+    from nndiag.lab.embedding.model import time_model
+
+    def timed(model: nn.Module) -> ModelTiming:
+        return time_model(
+            model, patient.batch, patient.training, patient.optimizers,
+            clip=patient.clip, loop=patient.loop, seconds=seconds,
+        )  # fmt: skip
+
+    if around.gpus < 2:
+        return timed(patient.model)
+    from nndiag.lab.embedding.look import in_buckets
+
+    try:
+        return timed(in_buckets(patient.model, view=around.bucket_view))
+    except NndiagError:  # parameters that a step leaves out must be looked for
+        return timed(in_buckets(patient.model, view=around.bucket_view, unused=True))
 
 
 def shrunk_rows(view: ModelView) -> dict[int, int]:
@@ -226,28 +286,3 @@ def _targets(targets: Any, rows: dict[int, int]) -> Any:
         if int(targets.max()) >= least:
             return torch.where(targets >= 0, targets.remainder(least), targets)
     return targets
-
-
-def execute_on_model(subject: Subject, view: ModelView, key: str, *, clip: float | None) -> str:
-    """Run a cure on the user's model and return what stopped it."""
-    from nndiag.lab.embedding.cures import run_sparse, run_steps, sparse_twin
-    from nndiag.lab.embedding.model import build
-    from nndiag.lab.embedding.optim import route
-    from nndiag.lab.embedding.uses import folded
-    from nndiag.lab.forward import move
-
-    if view.watch is None or view.batch is None or subject.model is None:
-        return ""
-    rows = shrunk_rows(view) or {spec.rows: 4096 for spec in view.specs if spec.rows > 65_536}
-    try:
-        model = build(subject.model, rows, subject.run.seed, view.bare).to(subject.run.device)
-        sizes = {site.parameter: rows.get(site.rows, site.rows) for site in view.sites}
-        inputs = move(folded(view.batch.inputs, view.watch, sizes), subject.run.device)
-        batch = Batch(inputs, _targets(view.batch.targets, rows))
-        if key == "sparse":
-            family = next((spec.optimizer.family for spec in view.specs if spec.trainable), "adam")
-            return run_sparse(model, batch, subject.training, sparse_twin(family, 1e-3), clip=clip)
-        training = replace(subject.training, optimizer_args={**subject.training.optimizer_args, key: True})
-        return run_steps(model, [batch, batch], training, route(training, model).optimizers, clip=clip)
-    except Exception as error:  # noqa: BLE001 - a cure that does not run is not advised
-        return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from nndiag.lab.clock import Timing, threads, time_call
+from nndiag.lab.embedding.look import TRY_BYTES, Trial
 from nndiag.lab.uncompiled import uncompiled
 from nndiag.science.roofline import Line, fit_line
 
@@ -19,9 +21,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from nndiag.lab.embedding.ids import ZipfIds
-
-TRY_BYTES = 64 * 2**20  # the largest table that is tried only to extrapolate
 HOLD_BYTES = 2**30  # everything a trial may hold at once
 QUICK, BLOCK = 0.02, 3  # a step of fewer seconds may live in the caches: this many in a row
 FRESH_BYTES = 33 * 2**20  # from here on glibc maps fresh pages for every temporary
@@ -36,27 +35,6 @@ class StepTiming:
     backward: Timing  # zero-fill and scatter; for sparse gradients only the rows
     optimizer: Timing
     total: Timing
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A table to be timed: everything but its number of rows."""
-
-    dim: int
-    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    ids: ZipfIds
-    sparse: bool = False
-    pooled: int = 0  # vectors averaged into one after the lookup, 0: none
-    bag: bool = False  # by an EmbeddingBag
-    clip: float | None = None
-    accumulation: int = 1  # micro-batches per step
-    set_to_none: bool = True
-    dtype: torch.dtype = torch.float32
-    device: str = "cpu"
-
-    def load(self, rows: int) -> float:
-        """What the time of a step grows with: all rows of the table, or, with sparse gradients, those of a batch."""
-        return self.ids.unique(rows) if self.sparse else float(rows)
 
 
 def time_table(trial: Trial, rows: int, *, repeats: int = 5, seconds: float = 1.5) -> StepTiming:
@@ -121,14 +99,10 @@ class _Step:
 
     def __init__(self, trial: Trial, rows: int) -> None:
         self._trial = trial
-        weight = torch.zeros(rows, trial.dim, dtype=trial.dtype, device=trial.device)
-        self._table: nn.Embedding | nn.EmbeddingBag
-        if trial.bag:
-            self._table = nn.EmbeddingBag(rows, trial.dim, sparse=trial.sparse, mode="mean", _weight=weight)
-        else:
-            self._table = nn.Embedding(rows, trial.dim, sparse=trial.sparse, _weight=weight)
-        self._batches = [ids.to(trial.device) for ids in trial.ids.batches(rows)]
-        self._optimizer = trial.make([cast("nn.Parameter", self._table.weight)])
+        self._module = trial.module(rows)
+        self._batches = [ids.to(trial.device) for ids in trial.ids.batches(max(rows, trial.frozen))]
+        self._parameters = list(self._module.parameters())
+        self._optimizer = trial.make(self._parameters)
         self._rows = rows
         self._turn = 0
         self._fastest = float("inf")
@@ -137,22 +111,27 @@ class _Step:
 
     def __call__(self) -> None:
         forward = backward = 0.0
-        for _ in range(self._trial.accumulation):
+        for left in reversed(range(self._trial.accumulation)):
             ids = self._batches[self._turn % len(self._batches)]
             self._turn += 1
             shaped = ids.view(-1, self._trial.pooled) if self._trial.pooled else ids
             out: list[Tensor] = []
-            forward += self._once(lambda: out.append(self._look(shaped)))  # noqa: B023 - called at once
-            if self._upstream is None:
-                self._upstream = torch.full_like(out[0], 1e-3)
-            upstream = self._upstream
-            backward += self._once(lambda: torch.autograd.backward(out[0], upstream))  # noqa: B023 - likewise
+            with self._alone(last=left == 0):
+                forward += self._once(lambda: out.append(self._module(shaped)))  # noqa: B023 - called at once
+                if self._upstream is None:
+                    self._upstream = torch.full_like(out[0], 1e-3)
+                upstream = self._upstream
+                backward += self._once(lambda: torch.autograd.backward(out[0], upstream))  # noqa: B023 - likewise
             out.clear()
         self.parts.append((forward, backward, self._once(self._update)))
 
-    def _look(self, ids: Tensor) -> Tensor:
-        vectors: Tensor = self._table(ids)
-        return vectors.mean(1) if self._trial.pooled and not self._trial.bag else vectors
+    def _alone(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Data-parallel gradients are reduced with the last micro-batch only."""
+        held = self._trial.buckets and not last
+        alone: contextlib.AbstractContextManager[None] = (
+            self._module.no_sync() if held else contextlib.nullcontext()  # type: ignore[operator]
+        )
+        return alone
 
     def warm(self, seconds: float) -> None:
         """Create the optimizer's state, and touch the rows of every batch, as long as there is time for it."""
@@ -183,7 +162,7 @@ class _Step:
 
     def _update(self) -> None:
         if self._trial.clip is not None:
-            nn.utils.clip_grad_norm_([self._table.weight], self._trial.clip)
+            nn.utils.clip_grad_norm_(self._parameters, self._trial.clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=self._trial.set_to_none)
 
