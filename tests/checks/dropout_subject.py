@@ -33,10 +33,14 @@ class OneBatch:
         yield self.batch
 
 
-def examine(build, x, y=None, *, empty=False, train=None, masks=16, **training):
+def examine(build, x, y=None, *, empty=False, train=None, masks=16, seconds=60.0, **training):
     """Run the check."""
     subject = Subject(
-        "model", Factory(build), OneBatch(Batch(x, y)), training=Training(**training), run=Run(train=train)
+        "model",
+        Factory(build),
+        OneBatch(Batch(x, y)),
+        training=Training(**training),
+        run=Run(train=train, max_seconds=seconds),
     )
     return diagnose(CheckDropout(masks=masks), subject)
 

@@ -215,3 +215,12 @@ def test_a_mean_next_to_nothing_is_no_base_for_a_ratio_and_the_second_moment_is_
     assert "mean_ratio" not in numbers
     assert "the mean becomes" not in report.answers[0]
     assert numbers["second_moment_ratio"] == pytest.approx(numbers["second_moment_ratio_predicted"], rel=0.05)
+
+
+def test_what_the_budget_left_no_time_for_is_skipped_for_that_reason():
+    build = lambda: nn.Sequential(nn.Linear(16, 64), nn.Dropout(0.5), nn.Linear(64, 8), nn.ReLU())  # noqa: E731 - a builder in one line
+    report = examine(build, torch.randn(64, 16), seconds=1e-6)
+    late = {skip.code for skip in report.skipped if "time budget" in skip.reason}
+    assert {"DRP103", "DRP104", "DRP106", "DRP107"} <= late
+    note = next(f for f in report.findings if f.rule.code == "NND902")
+    assert "forwards" in note.fix

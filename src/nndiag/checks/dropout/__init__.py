@@ -61,7 +61,8 @@ class CheckDropout:
                 f"the budget of {subject.run.max_seconds:g} s ended before {case.cut}",
                 evidence=Evidence(value=subject.run.max_seconds, unit="seconds"),
                 means="what was not measured is listed as skipped",
-                fix="raise --max-seconds",
+                fix=f"raise --max-seconds: the check takes about {case.forwards} forwards of this model; "
+                "fewer --masks or a smaller batch take less",
             )
 
     def _judged(self, case: Case) -> Iterator[Observation]:

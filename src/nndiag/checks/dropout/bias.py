@@ -73,7 +73,7 @@ class Bias:
     @property
     def verdict(self) -> str:
         """Whether the closed form applies, and where the rest of the difference comes from if not."""
-        how = f" ({self.predicted.how})" if self.predicted.enumerated else ""
+        how = f" ({self.predicted.how})" if self.predicted.how else ""
         if self.agrees:
             return f"closed form{how} and masks agree"
         few = self.predicted.dominated >= 0.1 and not self.predicted.enumerated
@@ -134,7 +134,7 @@ def judge_bias(case: Case) -> Iterator[Observation]:
         yield Judged("DRP106")
         yield Judged("DRP107")
     else:
-        reason = "no dropout has an activation behind it that could bend the mean"
+        reason = case.or_late("no dropout has an activation behind it that could bend the mean")
         yield Skip("DRP106", reason)
         yield Skip("DRP107", reason)
 

@@ -49,13 +49,23 @@ class Case:
     main_output: int = -1  # id of the tensor a loss would be computed from
     masks: int = 16
     other_luck: str = ""  # what keeps training random with every known dropout off
-    cut: str = ""  # what the time budget cost
+    cut: str = ""  # before what the time budget ended
+    measured: bool = True  # whether there was time for the masks
 
     def gauge(self, site: Site) -> Gauge | None:
         """What was measured at a site."""
         if self.lab is None:
             return None
         return next((item for item in self.lab.gauges if item.site is site), None)
+
+    def or_late(self, reason: str) -> str:
+        """Why a rule was not judged: for want of time, where there was none for the masks."""
+        return reason if self.measured else "the time budget ended before any mask was drawn"
+
+    @property
+    def forwards(self) -> int:
+        """About how many forwards the measurements take: modes, closed forms, masks for each site and for all."""
+        return 10 + 2 * self.masks
 
     @property
     def acting(self) -> list[Site]:
@@ -222,14 +232,15 @@ def _measure(case: Case) -> None:
     seed = case.subject.run.seed
     run = case.subject.run
     lab = case.lab = SiteLab(case.bench, case.acting, seed=seed, late=lambda: run.seconds_left <= 0)
-    lab.reference(training=bool(case.verdict.error))
-    lab.silent()
-    if case.subject.run.seconds_left <= 0:
-        case.cut = "the masks"
+    if run.seconds_left > 0:
+        lab.reference(training=bool(case.verdict.error))
+        lab.silent()
+    if run.seconds_left <= 0:
+        case.cut, case.measured = "any mask was drawn", False
         return
     lab.draw(case.masks)
     if lab.drawn < case.masks:
-        case.masks, case.cut = lab.drawn, f"all of the {case.masks} masks"
+        case.masks, case.cut = lab.drawn, f"all of the {case.masks} masks were drawn"
     _more_masks(case)
     if case.loss is not None and not _works(case):
         case.loss = None

@@ -31,7 +31,8 @@ def judge_norms(case: Case, limit: float) -> Iterator[Observation]:
     """Yield the variance ratio into every batch norm that dropout reaches."""
     reached = [site for site in case.acting if site.norms and not is_path(site)]
     if not reached or case.flow is None:
-        yield Skip("DRP105", "no dropout reaches a batch norm that learns running statistics")
+        reason = "no dropout reaches a batch norm that learns running statistics"
+        yield Skip("DRP105", case.or_late(reason) if reached else reason)
         return
     if case.bench.rows < 2:
         yield Skip("DRP105", "one sample has no batch statistics")
@@ -75,7 +76,7 @@ def _one_by_one(case: Case, sources: list[Site], key: Key, shift: NormShift) -> 
     found_: dict[int, NormShift] = {}
     for number in range(len(sources) - 1, max(-1, len(sources) - 1 - NEAREST), -1):
         if case.subject.run.seconds_left <= 0:
-            case.cut = "telling apart the dropouts in front of one batch norm"
+            case.cut = "the dropouts in front of one batch norm were told apart"
             break
         flow = natural(case.lab, max(4, case.masks // 2), None, only=frozenset({sources[number].seen.key}))
         found_[number] = flow.shifts.get(key, shift)
@@ -123,7 +124,7 @@ def _by_size(shift: NormShift, limit: float) -> Severity:
 def judge_attention(case: Case) -> Iterator[Observation]:
     """Yield how often attention rows lose their mass."""
     if not case.rows:
-        yield Skip("DRP108", "no dropout acts on attention weights")
+        yield Skip("DRP108", case.or_late("no dropout acts on attention weights"))
         return
     enough = [row for row in case.rows if row.rows]
     if not enough:

@@ -48,6 +48,9 @@ def judge_scale(case: Case) -> Iterator[Observation]:
     if judged:
         yield Judged("DRP103")
         yield Judged("DRP104")
+    elif not case.measured:
+        yield Skip("DRP103", case.or_late(""))
+        yield Skip("DRP104", case.or_late(""))
 
 
 SILENT = "-"

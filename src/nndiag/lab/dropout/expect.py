@@ -46,7 +46,7 @@ class Expected:
     @property
     def how(self) -> str:
         """Where the numbers come from, as far as it is not the Gaussian alone."""
-        if self.counted:
+        if self.counted >= 0.1:
             return f"every value of {self.counted:.0%} of the sums counted"
         return f"the largest inputs of {self.dominated:.0%} of the sums enumerated" if self.enumerated else ""
 

@@ -73,6 +73,8 @@ def natural(
         loss: Of a raw output; None when there is none.
         only: Sites that act; the others pass their mean on.
     """
+    if not lab.norm_keys and loss is None:
+        return Flow()  # nothing would be read off
     drawn: dict[Key, list[Tensor]] = {key: [] for key in lab.norm_keys}
     watch: dict[Key, list[Watch]] = {}
     values: dict[Key, Tensor] = {}
