@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -167,3 +168,23 @@ def test_only_rank_zero_speaks(tmp_path):
     (tmp_path / "labels.csv").write_text("label\n0\n1\n")
     done = run("entropy-floor", "labels.csv", cwd=tmp_path, env={**os.environ, "RANK": "1", "WORLD_SIZE": "2"})
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_option_of_a_command_of_its_own_stands_in_an_example_of_its_help():
+    from dataclasses import fields
+
+    import typer.main
+
+    from nndiag.cli.app import app
+    from nndiag.cli.examples import EXAMPLES
+    from nndiag.cli.options import Shared, Trained
+
+    shared = {item.name for group in (Shared, Trained) for item in fields(group)}
+    commands = typer.main.get_command(app).commands
+    for name, lines in EXAMPLES.items():
+        own = [item for item in commands[name].params if item.name not in shared | {"help"} and item.opts[0][:2] == "--"]
+        for option in own:
+            spelled = set(option.opts + option.secondary_opts)
+            assert spelled & set(" ".join(lines).split()), f"{name} {option.opts[0]}"
+        for line in lines:
+            commands[name].make_context(name, shlex.split(line), resilient_parsing=False)

@@ -21,6 +21,7 @@ _ASCII = {
     "‖": "||", "₂": "2", "₁": "1", "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ", "\u202f": " ", "─": "-",
     "┊": "|", "│": "|", "γ": "gamma", "α": "alpha", "η": "eta", "ρ": "rho", "π": "pi", "′": "'",
 }  # fmt: skip
+_SHORT_WORDS = ("a", "an", "as", "at", "by", "do", "if", "in", "is", "it", "no", "of", "on", "or", "so", "to")
 _SPARKS = "▁▂▃▄▅▆▇█"
 _ASCII_SPARKS = "_.:-=+*#"
 
@@ -105,15 +106,16 @@ def sentence(answer: str) -> str:
         >>> sentence("the loss ends at 1.4"), sentence("lr 0.1 is kept."), sentence("0.weight never moves")
         ('The loss ends at 1.4.', 'lr 0.1 is kept.', '0.weight never moves.')
     """
-    first = answer.split(" ", 1)[0]
-    text = capital(answer) if len(first) > 2 or first in ("a", "an", "in", "no", "it") else answer
+    text = capital(answer)
     return text if not text or text[-1] in ".!?:" else f"{text}."
 
 
 def capital(text: str) -> str:
     """Return text whose first word begins with a capital, if it is a plain word and no name of a thing in code."""
-    first = text.split(" ", 1)[0].rstrip(",;:")
-    return text[:1].upper() + text[1:] if first.replace("-", "").isalpha() and first.islower() else text
+    first, _, rest = text.partition(" ")
+    word = first.rstrip(",;:")
+    plain = word.isalpha() and word.islower() and (len(word) > 2 or word in _SHORT_WORDS) and not rest.startswith("=")
+    return text[:1].upper() + text[1:] if plain else text
 
 
 def proof(evidence: Evidence) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from typing import Annotated
 
 import typer
@@ -38,8 +40,13 @@ def rules(
         put(json.dumps(rows, indent=2))
         return
     width = max(len(rule.name) for rule in chosen)
-    for rule in chosen:
-        put(f"{rule.code}  {rule.severity.word:<7}  {rule.basis!s:<9}  {rule.name:<{width}}  {rule.summary}")
+    lines = [
+        f"{rule.code}  {rule.severity.word:<7}  {rule.basis!s:<9}  {rule.name:<{width}}  {rule.summary}"
+        for rule in chosen
+    ]
+    if sys.stdout.isatty() and max(map(len, lines)) > shutil.get_terminal_size().columns:  # the rest is for a pipe
+        lines = [f"{rule.code}  {rule.severity.word:<7}  {rule.summary}" for rule in chosen]
+    put("\n".join(lines))
 
 
 def rule(code: Annotated[str, typer.Argument(metavar="CODE", help="Such as DRP105.")]) -> None:
