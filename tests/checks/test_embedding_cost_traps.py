@@ -222,7 +222,7 @@ def cures_of(document):
 
 def test_every_cure_is_predicted_and_timed_beside_the_current_step(ask, tmp_path):
     (tmp_path / "small.py").write_text(MODELS + "\n\ndef small():\n    return Classifier(3000, 8)\n")
-    asked = ["--optimizer", "adam", "--gpus", "2", "--no-set-to-none", "--tokens", "few.npy", "--max-seconds", "4"]
+    asked = ["--optimizer", "adam", "--gpus", "2", "--no-set-to-none", "--tokens", "few.npy", "--max-seconds", "8"]
     _, document = ask("small.py:small", *asked, "--batch-size", "8", "--seq-len", "4")
     made = cures_of(document)
     wanted = (
@@ -263,3 +263,55 @@ def test_the_physics_of_rare_rows_is_told(ask):
     )
     left = next(rows for title, rows in tables.items() if title.startswith("what weight decay leaves"))
     assert float(left["10,000"][0]) == pytest.approx(0.3678, abs=1e-4)
+
+
+HOT = """
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Hot(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("eye", torch.eye(3000))
+        self.plain = torch.eye(3000)
+        self.mask = torch.ones(3000, 3000).tril()
+        self.table = nn.Parameter(torch.randn(3000, 64))
+
+    def forward(self, ids):
+        return self.vectors(ids) @ self.table
+"""
+HOT_WAYS = {
+    "F.one_hot": ("functional.one_hot(ids, 3000).float()", True),
+    "rows of a buffer": ("self.eye[ids]", True),
+    "rows of a plain tensor": ("self.plain.to(ids.device)[ids]", True),
+    "rows of an identity made on the way": ("torch.eye(3000, device=ids.device)[ids]", True),
+    "index_select": ("self.eye.index_select(0, ids.reshape(-1))", True),
+    "a comparison": ("(ids[..., None] == torch.arange(3000, device=ids.device)).float()", True),
+    "ones set": ("self.set_ones(ids.reshape(-1))", True),
+    "rows of a triangle": ("self.mask[ids]", False),
+    "a comparison of any size": ("(ids[..., None] >= torch.arange(3000, device=ids.device)).float()", False),
+}
+
+
+@pytest.mark.parametrize("how", HOT_WAYS)
+def test_one_hot_vectors_are_seen_however_they_were_made(ask, tmp_path, how):
+    line, hot = HOT_WAYS[how]
+    program = f"""
+    def vectors(self, ids):
+        return {line}
+
+    def set_ones(self, flat):
+        zeros = torch.zeros(flat.numel(), 3000, device=flat.device)
+        zeros[torch.arange(flat.numel(), device=flat.device), flat] = 1.0
+        return zeros
+"""
+    (tmp_path / "hot.py").write_text(HOT + program)
+    code, document = ask("hot.py:Hot", "--no-measure")
+    if not hot:
+        assert (code, document["findings"]) == (4, [])
+        return
+    assert found(document) == {"EMB010": "warning"}
+    ledger = next(table for table in document["tables"] if table["title"] == "the ledger")
+    assert ledger["rows"][0][:2] == ["table (one-hot)", "3,000 x 64"]

@@ -12,8 +12,8 @@ from nndiag.checks.embedding_cost.numbers import spec_from_numbers
 from nndiag.checks.embedding_cost.rows import RowJudge
 from nndiag.checks.embedding_cost.rules import Limits, Rest
 from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec, ledger
+from nndiag.checks.embedding_cost.valid import validate
 from nndiag.checks.embedding_cost.words import parse_bytes
-from nndiag.core.errors import UsageError
 from nndiag.core.findings import Fact, Judged, Skip
 from nndiag.science import roofline
 from nndiag.science.zipf import kept_by_minimum
@@ -78,7 +78,7 @@ class EmbeddingCost:
 
     def examine(self, subject: Subject) -> Iterator[Observation]:
         """Yield the ledger, the rows, the clock and the cures."""
-        self._validate(subject)
+        validate(self, subject)
         memory = parse_bytes(self.memory) if self.memory else None
         if subject.model is None:
             view, specs = None, [self._spec_from_numbers(subject)]
@@ -128,26 +128,6 @@ class EmbeddingCost:
             set_to_none=self.set_to_none,
         )
 
-    def _validate(self, subject: Subject) -> None:
-        for word, value in (("--vocab", self.vocab), ("--dim", self.dim), ("--seq-len", self.seq_len)):
-            if value is not None and value < 1:
-                raise UsageError(
-                    f"{word} is {value}, and a table has at least 1", hint=f"give {word} a positive number"
-                )
-        if self.accumulation < 1:
-            raise UsageError(
-                f"--accumulation is {self.accumulation}", hint="count the micro-batches of a step: 1 or more"
-            )
-        if self.gpus < 1:
-            raise UsageError(f"--gpus is {self.gpus}", hint="count the devices that train in parallel: 1 or more")
-        if self.clip_grad_norm is not None and self.clip_grad_norm <= 0:
-            raise UsageError(f"--clip-grad-norm is {self.clip_grad_norm:g}", hint="give the norm to clip to, above 0")
-        if subject.model is None and (self.dim is None or (self.vocab is None and "tokens" not in subject.inputs)):
-            missing = "--dim" if self.vocab is not None else "MODEL, or --vocab and --dim"
-            raise UsageError(
-                f"missing {missing}", hint="nndiag embedding-cost --vocab 2000000 --dim 64 --optimizer adam"
-            )
-
     def _spec_from_numbers(self, subject: Subject) -> TableSpec:
         training = subject.training
         lookups = (training.batch_size or BATCH) * (self.seq_len or LENGTH)
@@ -178,7 +158,8 @@ class EmbeddingCost:
         if view is not None and subject.model is not None:
             yield Fact("model", subject.model.name, "")
             yield Fact("parameters", view.inventory.parameters, f"{view.inventory.parameters:,} parameters")
-        yield Fact("tables", len(specs), f"{len(specs)} table{'s' * (len(specs) != 1)}")
+        hot = f", {len(view.hot)} behind one-hot vectors" if view is not None and view.hot else ""
+        yield Fact("tables", len(specs), f"{len(specs)} table{'s' * (len(specs) != 1)}{hot}")
         if specs:
             spec = max(specs, key=lambda spec: spec.bytes)
             assumed = " (assumed)" if spec.optimizer.assumed else ""
@@ -230,7 +211,7 @@ class EmbeddingCost:
     ) -> Iterator[Observation]:
         limit = memory if memory is not None else footprint.device_memory(subject.run.device)
         if limit is None or not specs:
-            yield Skip("EMB009", "the memory is not known: give --memory 40GiB")
+            yield Skip("EMB009", "the memory is not known: give --memory 40GiB" if specs else "there is no table")
             return
         rest = 0.0
         if view is not None:
@@ -244,11 +225,12 @@ class EmbeddingCost:
     ) -> Iterator[Observation]:
         device = subject.run.device
         machine = roofline.CPU_CORE if device.startswith("cpu") else roofline.GPU
-        trained = [spec for spec in specs if spec.trainable]
+        trained, hot = [spec for spec in specs if spec.trainable], view.hot if view else []
+        shown = [*specs, *hot]
         if not trained:
             yield from (Judged(code) for code in ("EMB001", "EMB002"))
             yield Skip("EMB101", "no table is trained")
-            yield from overview.without_cost(specs, self.around)
+            yield from overview.without_cost(specs, self.around, hot)
             return
         costliest = max(trained, key=lambda spec: ledger(spec, self.around).seconds(machine))
         kept = _kept(counts.get(costliest.name))
@@ -257,7 +239,7 @@ class EmbeddingCost:
         if wanted and subject.run.wants("EMB101"):
             result = yield from clocked(self, subject, view, trained, costliest, kept)
             if not isinstance(result, str):
-                yield from overview.answer_clocked(specs, self.around, costliest, result)
+                yield from overview.answer_clocked(shown, self.around, costliest, result)
                 return
             reason = result
         yield Skip("EMB101", reason or "not selected")
@@ -266,7 +248,7 @@ class EmbeddingCost:
             limits = self.limits(device, known=False)
             yield from rules.static_cost(spec, self.around, machine, rest[spec.name], limits)
         made = [] if costliest.sparse else cures(costliest, self.around, machine, kept_rows=kept)
-        yield from overview.answer_static(specs, self.around, costliest, made, machine, rest[costliest.name])
+        yield from overview.answer_static(shown, self.around, costliest, made, machine, rest[costliest.name])
 
     def _rest(self, spec: TableSpec, specs: list[TableSpec], view: ModelView | None, machine: roofline.Machine) -> Rest:
         """Estimate what stands beside one table in a step."""

@@ -39,6 +39,7 @@ class ModelView:
     counts: dict[str, RowCounts] = field(default_factory=dict)  # by table, from real data
     names: dict[int, str] = field(default_factory=dict)  # parameters by identity
     trouble: str = ""  # why no forward could be watched
+    hot: list[TableSpec] = field(default_factory=list)  # what one-hot vectors are multiplied with
 
     @property
     def bare(self) -> list[str]:
@@ -84,7 +85,31 @@ def read_model(subject: Subject, *, batch_size: int, length: int, needs_table: b
     view.names = {id(parameter): name for name, parameter in model.named_parameters()}
     _count(subject, view)
     view.specs = [_spec(subject, view, site, batch_size * length) for site in view.sites]
+    view.hot = _hot(subject, view, model)
     return view
+
+
+def _hot(subject: Subject, view: ModelView, model: nn.Module) -> list[TableSpec]:
+    """Weights that one-hot vectors select rows of: tables in all but name."""
+    made: dict[str, TableSpec] = {}
+    for hot in view.watch.one_hot if view.watch else ():
+        weight = next((value for name, value in model.named_parameters() if name == hot.weight), None)
+        if weight is None or hot.weight in made or id(weight) in {site.key for site in view.sites}:
+            continue
+        made[hot.weight] = TableSpec(
+            name=hot.weight,
+            rows=hot.classes,
+            dim=hot.outputs,
+            optimizer=_optimizer(subject, view, id(weight)),
+            lookups=hot.lookups,
+            unique=zipf_unique(hot.classes, hot.lookups),
+            unique_how="under Zipf's law with exponent 1, an assumption",
+            itemsize=weight.element_size(),
+            dtype=str(weight.dtype).removeprefix("torch."),
+            trainable=weight.requires_grad,
+            hot=True,
+        )
+    return list(made.values())
 
 
 def _watch(
@@ -189,7 +214,7 @@ def _spec(subject: Subject, view: ModelView, site: TableSite, assumed: int) -> T
         name=site.name,
         rows=site.rows,
         dim=site.dim,
-        optimizer=_optimizer(subject, view, site),
+        optimizer=_optimizer(subject, view, site.key),
         lookups=max(lookups, 1),
         unique=max(min(unique, site.rows), 1.0),
         unique_how=how,
@@ -211,9 +236,9 @@ def _place(subject: Subject) -> Where:
     return Where(file=source.where.file, line=source.where.line) if source is not None else Where()
 
 
-def _optimizer(subject: Subject, view: ModelView, site: TableSite) -> Optimizer:
+def _optimizer(subject: Subject, view: ModelView, key: int) -> Optimizer:
     """Return the optimizer that steps this table, by its own operations where the catalogue does not know it."""
-    found = view.routing.of(site.key) if view.routing else None
+    found = view.routing.of(key) if view.routing else None
     if found is None:
         return Optimizer(None, "no optimizer", tables.OptimizerCost(0, 0, 0, 0, 0))
     from nndiag.lab.embedding import optim as lab

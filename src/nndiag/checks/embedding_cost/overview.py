@@ -11,7 +11,7 @@ from nndiag.checks.embedding_cost.executed import on_the_model
 from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec, ledger
 from nndiag.checks.embedding_cost.words import duration, percent, size, times
 from nndiag.core.findings import Answer, Measurement, Series, Table
-from nndiag.science import roofline
+from nndiag.science import roofline, tables_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,16 +23,24 @@ if TYPE_CHECKING:
 SHOWN = 8  # tables in the terminal
 
 
-def without_cost(specs: Sequence[TableSpec], around: Circumstances) -> Iterator[Observation]:
-    """Nothing is trained, or there is no table at all."""
+def without_cost(
+    specs: Sequence[TableSpec], around: Circumstances, hot: Sequence[TableSpec] = ()
+) -> Iterator[Observation]:
+    """Nothing is trained, or there is no table at all but what stands behind one-hot vectors."""
     if specs:
         total = sum(spec.bytes for spec in specs)
         yield Answer(
             f"the {len(specs)} tables hold {size(total)} and are not trained: a step only reads the rows in use"
         )
-        yield _ledgers(specs, around)
+        yield _ledgers([*specs, *hot], around)
     else:
-        yield Answer("there is no embedding table; one-hot vectors are multiplied instead")
+        spec = max(hot, key=lambda item: item.bytes * item.lookups)
+        flops = tables_layers.one_hot_flops(spec.rows, spec.dim, spec.lookups)
+        yield Answer(
+            f"'{spec.name}' is a table of {spec.rows:,} x {spec.dim} behind one-hot vectors: {flops:.3g} operations "
+            f"per step where a lookup would read {size(float(spec.lookups) * spec.dim * spec.itemsize)}"
+        )
+        yield _ledgers(hot, around)
 
 
 def answer_static(  # noqa: PLR0913, PLR0917 - what arithmetic yields, in its order
@@ -131,10 +139,11 @@ def _ledgers(specs: Sequence[TableSpec], around: Circumstances, shares: dict[str
     rows: list[tuple[Scalar, ...]] = []
     for spec in sorted(specs, key=lambda item: -item.bytes)[:SHOWN]:
         book = ledger(spec, around)
+        named = f"{spec.name} (one-hot)" if spec.hot else spec.name or "table"
         passes = "–" if spec.sparse or not spec.trainable else str(spec.optimizer.cost.passes)
         share = percent(shares[spec.name]) if spec.name in shares else ""
         rows.append(
-            (spec.name or "table", f"{spec.rows:,} x {spec.dim}", passes, size(book.moved), percent(spec.used),
+            (named, f"{spec.rows:,} x {spec.dim}", passes, size(book.moved), percent(spec.used),
              size(book.resident), share)
         )  # fmt: skip
     columns = ["table", "V x D", "passes", "moved/step", "rows used", "resident", "share"]

@@ -290,6 +290,6 @@ def one_hot(name: str, classes: int, outputs: int, lookups: int, machine: Machin
             f"the one-hot matrix alone holds {size(4.0 * lookups * classes)}",
         ),
         means="all but one product per row are with zero",
-        fix="nn.Embedding(classes, width) on the ids gives the same result (its weight is the transpose of the linear "
-        "one; add the bias separately)",
+        fix="nn.Embedding(classes, width) on the ids gives the same result (a Linear's weight is its transpose, a "
+        "matrix its own; add a bias separately)",
     )

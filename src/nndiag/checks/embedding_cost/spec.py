@@ -63,6 +63,7 @@ class TableSpec:
     padding: int | None = None
     pooled: int = 0  # vectors that are averaged into one right after the lookup
     bagged: bool = False  # and never stand by themselves: an EmbeddingBag
+    hot: bool = False  # a table in disguise: one-hot vectors are multiplied with it
     where: Where = field(default_factory=Where)
 
     @property
@@ -160,6 +161,8 @@ def ledger(spec: TableSpec, around: Circumstances | None = None) -> Ledger:
         state = tables.SPARSE_STATE[known] * spec.bytes
         return Ledger(moved, 0, gather, 0, spec.bytes, lookups * row, state, 0)
     extras = around.extras(half=spec.itemsize < 4)
+    if spec.hot:  # one-hot vectors are written, and read forward and backward; the product writes its gradient blind
+        gather += 3.0 * lookups * spec.rows * spec.itemsize
     return Ledger(
         optimizer=cost.passes * spec.bytes,
         surroundings=sum(extra.passes for extra in extras) * spec.bytes,

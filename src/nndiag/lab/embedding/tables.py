@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from nndiag.lab.borrow import seeded
+from nndiag.lab.embedding.onehot import EyesMade
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -83,11 +84,11 @@ def skeleton(source: ModelSource, seed: int = 0) -> nn.Module | None:
         instance = getattr(source, "instance", None)
         return instance if isinstance(instance, nn.Module) else None  # already in memory; it is only read
     try:
-        with seeded(seed), on_meta():
-            model = build()
+        with seeded(seed), on_meta(), EyesMade() as eyes:
+            model: Any = build()
     except Exception:  # noqa: BLE001 - whatever the user's constructor does with numbers that are not there
         return None
-    return model if isinstance(model, nn.Module) else None
+    return eyes.remember(model) if isinstance(model, nn.Module) else None
 
 
 def is_bare(model: nn.Module) -> bool:

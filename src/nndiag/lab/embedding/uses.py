@@ -11,20 +11,13 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from nndiag.lab.borrow import seeded
+from nndiag.lab.embedding.onehot import KEEPS, SMALLEST_ONE_HOT, HotTensors, looks_one_hot
 from nndiag.lab.embedding.tables import is_bare
 from nndiag.lab.forward import as_tensors, call, mapped, tensors_in
 
-# What leaves a one-hot matrix one-hot, or a table a table (possibly transposed).
-_KEEPS = frozenset({
-    "float", "double", "half", "bfloat16", "to", "type", "type_as", "contiguous", "view", "reshape", "flatten",
-    "unsqueeze", "squeeze", "permute", "transpose", "t", "clone", "cuda", "cpu", "detach", "movedim", "expand", "T",
-    "__get__",
-})  # fmt: skip
-_ZEROS = frozenset({"zeros", "zeros_like", "new_zeros"})
 _PRODUCTS = frozenset(
     {"linear", "matmul", "mm", "bmm", "__matmul__", "addmm", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu"}
 )
-SMALLEST_ONE_HOT = 64  # classes; below, a one-hot vector is a feature, not a lookup
 SMALLEST_BARE = 1024  # rows from which an indexed parameter is a table: position biases are indexed, too
 
 
@@ -75,8 +68,7 @@ class LookupWatch(TorchFunctionMode):
         self._kept: list[Tensor] = []  # alive as long as the watch, so that identities stay true
         self._names = {id(value): name for name, value in model.named_parameters()}
         self._rows = rows or {}
-        self._hot: dict[int, Tensor] = {}  # kept alive, so that an id is not reused
-        self._zeros: dict[int, Tensor] = {}
+        self._hot = HotTensors(model)
         self._vectors: dict[int, tuple[Tensor, str]] = {}  # fresh from a lookup
         self._tables: dict[int, tuple[Tensor, str]] = {}
         self.uses: dict[str, Use] = {}
@@ -109,7 +101,7 @@ class LookupWatch(TorchFunctionMode):
 
     def mark_one_hot(self, tensor: Tensor) -> None:
         """Take this input as one-hot vectors."""
-        self._hot[id(tensor)] = tensor
+        self._hot.mark(tensor)
 
     def _picked(self, name: str, args: Any) -> tuple[str, Tensor, Tensor] | None:
         """Return name, weight and ids of `weight[ids]` and of `index_select`; None for anything else."""
@@ -164,7 +156,7 @@ class LookupWatch(TorchFunctionMode):
         for tensor in tensors:
             if id(tensor) in self._tables:
                 self.uses[self._tables[id(tensor)][1]].as_matrix = True
-        hot = next((item for item in tensors if id(item) in self._hot), None)
+        hot = next((item for item in tensors if item in self._hot), None)
         if hot is None or hot.shape[-1] < SMALLEST_ONE_HOT:
             return
         classes = hot.shape[-1]
@@ -176,42 +168,20 @@ class LookupWatch(TorchFunctionMode):
                 return
 
     def _follow(self, func: Any, name: str, args: Any, result: Any) -> None:
-        if not isinstance(result, Tensor):
+        self._hot.follow(func, name, args, result)
+        if not isinstance(result, Tensor) or name not in KEEPS or not args or not isinstance(args[0], Tensor):
             return
-        behind = self._real.get(id(args[0])) if name in _KEEPS and args else None
+        behind = self._real.get(id(args[0]))
         if behind is not None and result.numel() == behind.numel() and not result.is_floating_point():
             self._real[id(result)] = behind  # the same numbers in another shape or integer type
             self._kept.append(result)
-        if name in _ZEROS:
-            self._zeros[id(result)] = result
-        if func is functional.one_hot or (name in {"scatter", "scatter_"} and self._marks_one(args)):
-            self._hot[id(result)] = result
-        elif name in _KEEPS and args and isinstance(args[0], Tensor):
-            if id(args[0]) in self._hot and result.shape[-1:] == args[0].shape[-1:]:
-                self._hot[id(result)] = result
-            source = self._tables.get(id(args[0]))
-            own = self._names.get(id(args[0]))
-            if source is not None:
-                self._tables[id(result)] = (result, source[1])
-            elif own is not None and args[0].dim() == 2 and name in {"t", "T", "transpose", "permute", "__get__"}:
-                self._names[id(result)] = own
-                self._kept.append(result)
-
-    def _marks_one(self, args: Any) -> bool:
-        """Whether this writes one 1 into each vector of zeros along the last axis."""
-        if len(args) < 4 or id(args[0]) not in self._zeros or not isinstance(args[2], Tensor):
-            return False
-        last = args[1] in {-1, args[0].dim() - 1}
-        return last and args[2].shape[-1] == 1 and isinstance(args[3], int | float) and args[3] == 1
-
-
-def looks_one_hot(tensor: Any) -> bool:
-    """Whether every vector along the last axis is zeros and exactly one 1, over at least `SMALLEST_ONE_HOT` classes."""
-    if not isinstance(tensor, Tensor) or tensor.dim() < 2 or tensor.is_meta or tensor.shape[-1] < SMALLEST_ONE_HOT:
-        return False
-    some = tensor.reshape(-1, tensor.shape[-1])[:256]
-    binary = (some == 0) | (some == 1)
-    return bool(binary.all()) and bool((some.sum(-1) == 1).all())
+        source = self._tables.get(id(args[0]))
+        own = self._names.get(id(args[0]))
+        if source is not None:
+            self._tables[id(result)] = (result, source[1])
+        elif own is not None and args[0].dim() == 2 and name in {"t", "T", "transpose", "permute", "__get__"}:
+            self._names[id(result)] = own
+            self._kept.append(result)
 
 
 def watch_forward(model: nn.Module, inputs: Any, rows: dict[str, int] | None = None) -> LookupWatch:
