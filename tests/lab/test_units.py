@@ -1,7 +1,9 @@
 """Weights read as units, whatever the layer keeps them in."""
 
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import prune
 
 from nndiag.lab.units import unit_views
@@ -64,6 +66,84 @@ def test_a_bare_parameter_is_turned_as_it_is_used():
     model = Bare()
     views = unit_views(model, uses_of(model, lambda: model(torch.randn(2, 5))))
     assert {view.part: view.units for view in views} == {"right": 7, "left": 9, "heads": 12}
+
+
+def seen(forward, *x, **parameters):
+    """Rows of each parameter that a forward multiplies with."""
+
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            for name, item in parameters.items():
+                setattr(self, name, nn.Parameter(item))
+
+        def forward(self, *inputs):
+            return forward(self, *inputs)
+
+    model = Bare()
+    return {view.part: view.rows(table(model)) for view in unit_views(model, uses_of(model, lambda: model(*x)))}
+
+
+def numbered(*shape):
+    return torch.arange(torch.Size(shape).numel(), dtype=torch.float64).reshape(shape)
+
+
+W, X, MAPS = numbered(4, 3), torch.ones(2, 3, dtype=torch.float64), torch.ones(2, 6, 5, 5, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("forward", "rows"),
+    [
+        (lambda m, x: functional.linear(x, m.w * 1.4), W),
+        (lambda m, x: x @ m.w.T, W),
+        (lambda m, x: x @ m.w.reshape(4, 1, 3).permute(2, 1, 0).squeeze(1), W),
+        (lambda m, x: torch.einsum("...i,oi->...o", x, m.w), W),
+        (lambda m, x: torch.tensordot(x, m.w, ([1], [1])), W),
+        (lambda m, x: (x[:, None] * m.w).sum(-1), W),
+        (lambda m, x: functional.linear(x, m.w - m.w.mean(1, keepdim=True)), W),
+        (lambda m, x: torch.vmap(lambda row: m.w @ row)(x), W),
+        (lambda m, x: x @ torch.cat([part.t() for part in m.w.chunk(2)], 1), None),  # cut and joined: not followed
+        (lambda m, x: x + m.w[0], None),
+        (lambda m, _: m.w[torch.tensor([0, 2])], W.T),
+    ],
+)
+def test_a_weight_is_followed_into_its_product(forward, rows):
+    shown = seen(forward, X, w=W)
+    assert (shown == {}) if rows is None else (shown["w"] == rows.numpy()).all()
+
+
+def test_kernels_of_functional_convolutions_are_read_by_output_channel():
+    plain, channels_last = numbered(8, 6, 3, 3), numbered(3, 3, 6, 8)
+    grouped, turned = numbered(8, 3, 3, 3), numbered(6, 4, 2, 2)
+    shown = seen(
+        lambda m, x: (
+            functional.conv2d(x, m.plain),
+            functional.conv2d(x, m.last.permute(3, 2, 0, 1)),
+            functional.conv2d(x, m.grouped, groups=2),
+            functional.conv_transpose2d(x, m.turned, groups=2),
+        ),
+        MAPS, plain=plain, last=channels_last, grouped=grouped, turned=turned,
+    )  # fmt: skip
+    assert (shown["plain"] == plain.reshape(8, -1).numpy()).all()
+    assert (shown["last"] == channels_last.permute(3, 0, 1, 2).reshape(8, -1).numpy()).all()
+    assert (shown["grouped"] == grouped.reshape(8, -1).numpy()).all()
+    expected = turned.reshape(2, 3, 4, -1).permute(0, 2, 1, 3).reshape(8, -1)
+    assert (shown["turned"] == expected.numpy()).all()
+
+
+def test_a_bias_goes_with_the_product_that_it_is_added_to():
+    class Scratch(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.zeros(4))
+            self.kernel, self.k = nn.Parameter(torch.randn(4, 1, 1)), nn.Parameter(torch.zeros(4))
+
+        def forward(self, x):
+            return functional.conv1d((x @ self.w + self.b)[:, None], self.kernel, self.k)
+
+    model = Scratch()
+    views = unit_views(model, uses_of(model, lambda: model(torch.ones(2, 3))))
+    assert [(view.label, view.biases) for view in views] == [("w", ("b",)), ("kernel", ("k",))]
 
 
 def test_tied_weights_are_one_layer():

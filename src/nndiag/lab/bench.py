@@ -91,6 +91,7 @@ class Bench:
     frozen_norms: frozenset[str]
     seconds: float = 0.0  # of one forward and backward, the quickest seen
     deadline: float = math.inf  # on the monotonic clock
+    goes_with: dict[str, str] = field(default_factory=dict)  # bias of a product by hand -> the weight of that product
     quiet_mode: str = "eval"  # how dropout is switched off: evaluation mode, or training mode without dropout modules
 
     @property
@@ -100,7 +101,7 @@ class Bench:
 
     def probe(self) -> bool:
         """Run once forward and backward; return whether every output and gradient is finite."""
-        with self._set_up(dropout=False), seeded(self.seed):
+        with self.set_up(dropout=False), seeded(self.seed):
             begun = time.monotonic()
             try:
                 output = call(self.model, self.batches[0].inputs)
@@ -127,7 +128,7 @@ class Bench:
 
     def choose_loss(self) -> None:
         """Take the user's loss, or infer it; where there are no targets, say so."""
-        with self._set_up(dropout=False), seeded(self.seed):
+        with self.set_up(dropout=False), seeded(self.seed):
             try:
                 if self.batches[0].targets is None and self.training.loss == "auto":
                     output = call(self.model, self.batches[0].inputs)
@@ -180,7 +181,7 @@ class Bench:
         """
         loss = loss or self.objective or RandomTargets(self.seed)
         feed = batches or self.batches
-        with self._set_up(dropout=dropout), seeded(self.seed):
+        with self.set_up(dropout=dropout), seeded(self.seed):
             self.restore()
             if alter is not None:
                 with torch.no_grad():
@@ -238,7 +239,7 @@ class Bench:
         return make_optimizer(self.training, self.model, self.training.lr)
 
     @contextlib.contextmanager
-    def _set_up(self, *, dropout: bool) -> Iterator[None]:
+    def set_up(self, *, dropout: bool) -> Iterator[None]:
         """Modes and default dtype for one run."""
         default, threads = torch.get_default_dtype(), torch.get_num_threads()
         try:

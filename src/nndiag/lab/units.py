@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nndiag.lab.units_use import Use
+    from nndiag.lab.units_use import Uses
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -43,6 +43,8 @@ class UnitView:
     @property
     def label(self) -> str:
         """Module and part, as printed."""
+        if self.kind == "raw" and self.part:
+            return self.weights[0]
         name = self.module or "(model)"
         return f"{name} {self.part}".strip()
 
@@ -61,7 +63,7 @@ class UnitView:
         return None if self.classes is None else np.asarray(self.classes, dtype=np.int64)
 
 
-def unit_views(model: nn.Module, uses: Mapping[str, Use] | None = None) -> list[UnitView]:
+def unit_views(model: nn.Module, uses: Uses | None = None) -> list[UnitView]:
     """Return every layer's units, in registration order, shared parameters once.
 
     Args:
@@ -73,7 +75,7 @@ def unit_views(model: nn.Module, uses: Mapping[str, Use] | None = None) -> list[
     views: list[UnitView] = []
     names = {id(item): name for name, item in model.named_parameters(remove_duplicate=True)}
     for name, module in model.named_modules():
-        for view in _views_of(name, module, uses or {}):
+        for view in _views_of(name, module, uses):
             params = [_parameter(model, item) for item in view.weights]
             if any(isinstance(item, nn.UninitializedParameter) for item in params):
                 continue
@@ -117,7 +119,7 @@ def _parameter(model: nn.Module, name: str) -> Any:
     return model.get_submodule(owner)._parameters.get(leaf)  # noqa: SLF001 - get_parameter refuses lazy ones
 
 
-def _views_of(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator[UnitView]:
+def _views_of(name: str, module: nn.Module, uses: Uses | None) -> Iterator[UnitView]:
     """Choose the reading by the layer's kind."""
     kind = type(module).__name__
     if isinstance(module, nn.MultiheadAttention):
@@ -252,11 +254,11 @@ def _attention(name: str, module: nn.MultiheadAttention) -> Iterator[UnitView]:
         )
 
 
-def _bare(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator[UnitView]:
+def _bare(name: str, module: nn.Module, uses: Uses | None) -> Iterator[UnitView]:
     """Parameters that a module multiplies with by hand, turned as their use says."""
     for leaf, item in module._parameters.items():  # noqa: SLF001 - own parameters only, lazy ones too
         full = _join(name, leaf)
-        use = uses.get(full)
+        use = uses.get(full) if uses is not None else None
         if item is None or use is None or item.dim() < 2:
             continue
         units, classes = use.size(tuple(item.shape))
@@ -264,7 +266,7 @@ def _bare(name: str, module: nn.Module, uses: Mapping[str, Use]) -> Iterator[Uni
             continue
         own = leaf == "weight"  # a layer by another name: a quantised Linear, a tied head
         beside = module._parameters.get("bias") if own else None  # noqa: SLF001 - likewise
-        bias = _join(name, "bias") if beside is not None and beside.shape == (units,) else None
+        bias = use.bias or (_join(name, "bias") if beside is not None and beside.shape == (units,) else None)
         yield UnitView(
             module=name,
             cls=qualified(module),

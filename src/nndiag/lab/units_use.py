@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+from nndiag.lab.forward import tensors_in
+from nndiag.lab.units_axes import Step, axes_after
 
-_KEEP = {
-    "to", "float", "double", "half", "bfloat16", "contiguous", "clone", "type_as", "unsqueeze", "expand", "squeeze",
-    "__getitem__", "type", "expand_as",
-}  # fmt: skip
-_TURN = {"t", "__get__", "transpose", "swapaxes", "swapdims", "permute", "mT", "T", "adjoint"}
-_PRODUCTS = {"matmul", "__matmul__", "mm", "bmm", "__rmatmul__"}
-_SUMMED = {"addmm", "baddbmm"}
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nndiag.lab.units_axes import Axes
+
+# What else a parameter may be: a table that is added or joined, a gain, a vector that another one is compared with.
+_NO_LAYER = {"add", "sub", "mul", "div", "true_divide", "where", "addcmul", "lerp", "layer_norm", "batch_norm",
+             "group_norm", "instance_norm", "rms_norm", "prelu", "cdist", "index_select", "gather", "copy_",
+             "__getitem__", "cat", "concat", "stack", "radd", "rsub", "rmul"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +30,18 @@ class Use:
 
     batch: tuple[int, ...]
     out: tuple[int, ...]
+    split: tuple[int, int] | None = None  # an axis that is so many groups, made two axes first
+    bias: str | None = None  # the parameter that is added to the product, one entry per unit
+
+    def _shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        if self.split is None:
+            return shape
+        axis, parts = self.split
+        return (*shape[:axis], parts, shape[axis] // parts, *shape[axis + 1 :])
 
     def size(self, shape: tuple[int, ...]) -> tuple[int, tuple[int, ...] | None]:
         """Return the number of units and, with copies, the class of each."""
+        shape = self._shape(shape)
         copies = math.prod(shape[axis] for axis in self.batch)
         each = math.prod(shape[axis] for axis in self.out)
         classes = tuple(unit // each for unit in range(copies * each)) if copies > 1 else None
@@ -38,104 +49,232 @@ class Use:
 
     def turn(self, weight: Tensor) -> Tensor:
         """Return (units, features)."""
+        weight = weight.reshape(self._shape(tuple(weight.shape)))
         rest = [axis for axis in range(weight.dim()) if axis not in (*self.batch, *self.out)]
         units = math.prod(weight.shape[axis] for axis in (*self.batch, *self.out))
         return weight.permute(*self.batch, *self.out, *rest).reshape(units, -1)
 
 
-class _Watch(TorchFunctionMode):
-    """Follows parameters through views into products."""
+@dataclass(slots=True)
+class Uses:
+    """What one forward showed."""
 
-    def __init__(self, parameters: Mapping[int, str]) -> None:
+    seen: dict[str, Use] = field(default_factory=dict)
+    other: set[str] = field(default_factory=set)  # added, joined, or a gain: no weight of a layer
+
+    def get(self, name: str) -> Use | None:
+        """How a parameter is multiplied, None where that was not seen."""
+        return self.seen.get(name)
+
+
+class _Watch(TorchFunctionMode):
+    """Follows parameters through views and elementwise arithmetic into products."""
+
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.names = dict(parameters)
-        self.turned: dict[int, tuple[str, bool]] = {key: (name, False) for key, name in parameters.items()}
-        self.uses: dict[str, Use] = {}
-        self._held: list[Tensor] = []  # keeps ids from being used again
+        self.uses = Uses()
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.tracked: dict[int, tuple[tuple[str, Axes], ...]] = {}
+        self.names: dict[int, str] = {}
+        self._products: dict[int, tuple[str, ...]] = {}
+        self._half: dict[int, tuple[str, Axes]] = {}  # products by hand that are not summed yet
+        self._held: list[Any] = []  # keeps ids from being used again
+        for name, item in model.named_parameters():
+            if isinstance(item, nn.UninitializedParameter) or item.dim() == 0:
+                continue
+            self.names[id(item)] = name
+            if item.dim() >= 2:
+                self.shapes[name] = tuple(item.shape)
+                self.tracked[id(item)] = ((name, tuple((axis,) for axis in range(item.dim()))),)
+        self._known: dict[str, Callable[[Step], None]] = {
+            "linear": self._linear, "bilinear": self._bilinear, "einsum": self._einsum, "tensordot": self._tensordot,
+            **dict.fromkeys(("matmul", "mm", "bmm", "rmatmul", "mv", "inner"), self._matmul),
+            **dict.fromkeys(("addmm", "baddbmm", "addbmm"), self._addmm),
+            **dict.fromkeys([f"conv{way}{n}d" for way in ("", "_transpose") for n in (1, 2, 3)], self._convolution),
+            **dict.fromkeys(("embedding", "embedding_bag"), self._lookup),
+            **dict.fromkeys(("add", "radd"), self._plus),
+            **dict.fromkeys(("mul", "rmul"), self._spread), **dict.fromkeys(("sum", "mean"), self._reduced),
+        }  # fmt: skip
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        result = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
         name = getattr(func, "__name__", "")
-        self._note(name, func, args, kwargs or {}, result)
+        name = name if name in {"__get__", "__getitem__"} else name.strip("_") if name.startswith("__") else name
+        step = Step(func, name, args, kwargs, result)
+        self._follow(step)
+        if (product := self._known.get(name)) is not None:
+            product(step)
         return result
 
-    def _note(self, name: str, func: Any, args: Any, kwargs: Mapping[str, Any], result: Any) -> None:
-        first = args[0] if args else None
-        if isinstance(result, Tensor) and isinstance(first, Tensor) and id(first) in self.turned:
-            owner, turned = self.turned[id(first)]
-            if name in _KEEP:
-                self._follow(result, owner, turned)
-            elif name in _TURN and (name != "__get__" or _is_transposition(func)):
-                self._follow(result, owner, not turned)
-        if name == "linear":
-            weight = args[1] if len(args) > 1 else kwargs.get("weight")
-            self._product(weight, row_axis_first=True)
-        elif name in _PRODUCTS and len(args) >= 2:
-            left, right = (args[1], args[0]) if name == "__rmatmul__" else (args[0], args[1])
-            self._product(right, row_axis_first=False)
-            self._product(left, row_axis_first=True)
-        elif name in _SUMMED and len(args) >= 3:
-            self._product(args[2], row_axis_first=False)
-        elif name == "einsum" and args and isinstance(args[0], str):
-            self._einsum(args[0], args[1:] if not isinstance(args[1], list | tuple) else args[1])
+    def _follow(self, step: Step) -> None:
+        """Carry names and axes on to what a step made of tracked tensors."""
+        gathered: dict[str, Axes] = {}
+        for at, source in enumerate(step.args[:2]):
+            for owner, axes in self.tracked.get(id(source), ()) if isinstance(source, Tensor) else ():
+                mine = step if at == 0 else replace(step, args=(source, step.args[0], *step.args[2:]))
+                if (after := axes_after(mine, axes)) is not None:
+                    gathered[owner] = after
+        if step.name in _NO_LAYER:
+            for source in tensors_in((step.args, step.kwargs)):
+                for owner, axes in self.tracked.get(id(source), ()):
+                    if owner not in gathered:
+                        self._elsewhere(step, owner, axes)
+        for item in step.result if isinstance(step.result, tuple | list) else (step.result,):
+            if gathered and isinstance(item, Tensor):
+                self.tracked[id(item)] = tuple(gathered.items())
+                self._held.append(item)
 
-    def _follow(self, result: Tensor, owner: str, turned: bool) -> None:
-        self.turned[id(result)] = (owner, turned)
-        self._held.append(result)
+    def _elsewhere(self, step: Step, owner: str, axes: Axes) -> None:
+        """A parameter that is looked up, added or a gain."""
+        index = step.args[1] if len(step.args) > 1 else None
+        whole = isinstance(index, Tensor) and not index.is_floating_point() and index.dtype is not torch.bool
+        if step.name == "__getitem__" and whole and len(axes) == 2:
+            self._use(owner, (), axes[1])
+        else:
+            self.uses.other.add(owner)
 
-    def _product(self, weight: Any, *, row_axis_first: bool) -> None:
-        """Of the last two axes, the first holds the units of linear(x, w) and of w @ x, the last those of x @ w."""
-        if not isinstance(weight, Tensor) or id(weight) not in self.turned:
+    def _linear(self, step: Step) -> None:
+        self._product(step.given(1, "weight"), -2, -1, step.result, step.given(2, "bias"))
+
+    def _matmul(self, step: Step) -> None:
+        left, right = step.args[:2] if len(step.args) > 1 else (step.args[0], next(iter(step.kwargs.values()), None))
+        if step.name == "rmatmul":
+            left, right = right, left
+        self._product(right, *((-2, -1) if step.name == "inner" else (-1, -2)), step.result)
+        self._product(left, -2, -1, step.result)
+
+    def _addmm(self, step: Step) -> None:
+        bias, left, right = step.args[:3]
+        self._product(right, -1, -2, step.result, bias)
+        self._product(left, -2, -1, step.result)
+
+    def _bilinear(self, step: Step) -> None:
+        for owner, axes in self._axes_of(step.given(2, "weight"), 3):
+            self._use(owner, (), axes[0], bias=step.given(3, "bias"))
+
+    def _lookup(self, step: Step) -> None:
+        """A table by ids: its units are the features, because a row belongs to one id."""
+        for owner, axes in self._axes_of(step.given(1, "weight"), 2):
+            self._use(owner, (), axes[1])
+
+    def _spread(self, step: Step) -> None:
+        """A weight times what is broadcast over it: the first half of a product by hand."""
+        for source in step.args[:2] if isinstance(step.result, Tensor) else ():
+            for owner, axes in self._axes_of(source, 2):
+                if step.result.dim() > len(axes) and step.result.shape[-len(axes) :] == source.shape:
+                    self._half[id(step.result)] = (owner, ((),) * (step.result.dim() - len(axes)) + axes)
+                    self._held.append(step.result)
+
+    def _reduced(self, step: Step) -> None:
+        """The second half: the sum over an axis of the weight."""
+        if not step.args or id(step.args[0]) not in self._half:
             return
-        owner, turned = self.turned[id(weight)]
-        rank = self.rank(owner)
-        if rank < 2:
+        owner, axes = self._half[id(step.args[0])]
+        given = step.args[1] if len(step.args) > 1 else step.kwargs.get("dim", step.kwargs.get("axis"))
+        dims = [given] if isinstance(given, int) else given if isinstance(given, tuple | list) else []
+        summed = [axis for dim in dims for axis in axes[dim]]
+        out = [axis for item in axes for axis in item if axis not in summed]
+        if any(self.shapes[owner][axis] > 1 for axis in summed):
+            self._use(owner, (), [axis for axis in out if self.shapes[owner][axis] > 1])
+
+    def _plus(self, step: Step) -> None:
+        """A product plus a bias."""
+        for one, two in (step.args[:2], step.args[1::-1]) if len(step.args) > 1 else ():
+            for owner in self._products.get(id(one), ()):
+                self._bias(owner, two)
+
+    def _axes_of(self, weight: Any, least: int) -> Sequence[tuple[str, Axes]]:
+        if not isinstance(weight, Tensor):
+            return ()
+        return [(owner, axes) for owner, axes in self.tracked.get(id(weight), ()) if len(axes) >= least]
+
+    def _use(
+        self, owner: str, batch: Sequence[int], out: Sequence[int], *, split: tuple[int, int] | None = None,
+        bias: Any = None,
+    ) -> None:  # fmt: skip
+        if out and owner not in self.uses.seen:
+            self.uses.seen[owner] = Use(tuple(batch), tuple(out), split=split)
+            self._bias(owner, bias)
+
+    def _bias(self, owner: str, bias: Any) -> None:
+        """Remember which parameter is added to a product, where it has an entry per unit."""
+        use = self.uses.seen.get(owner)
+        name = self.names.get(id(bias)) if isinstance(bias, Tensor) else None
+        if use is None or name is None or bias.dim() != 1 or use.bias is not None:
             return
-        first = row_axis_first != turned
-        self.uses.setdefault(owner, Use(tuple(range(rank - 2)), (rank - 2 if first else rank - 1,)))
+        units, copies = use.size(self.shapes[owner])
+        if bias.shape[0] == units and (copies is None or use.split is not None):
+            self.uses.seen[owner] = replace(use, bias=name)
 
-    def rank(self, owner: str) -> int:
-        """Dimensions of a parameter, learned at the start."""
-        return self.ranks[owner]
-
-    ranks: dict[str, int]
-
-    def _einsum(self, equation: str, operands: Any) -> None:
-        inputs, _, output = equation.replace(" ", "").partition("->")
-        letters = inputs.split(",")
-        if not output or "." in equation or len(letters) != len(operands):
-            return
-        for mine, operand in zip(letters, operands, strict=True):
-            if not isinstance(operand, Tensor) or id(operand) not in self.names:
+    def _product(self, weight: Any, out: int, summed: int, result: Any, bias: Any = None) -> None:
+        """Units along one axis, sums over the other; what is left counts copies. A vector has no units."""
+        for owner, axes in self._axes_of(weight, 2):
+            units, inner = axes[out], axes[summed]
+            if set(units) & set(inner):
                 continue
-            others = "".join(item for item in letters if item is not mine)
-            batch = tuple(axis for axis, letter in enumerate(mine) if letter in output and letter in others)
-            out = tuple(axis for axis, letter in enumerate(mine) if letter in output and letter not in others)
-            if out and len(batch) + len(out) < len(mine):
-                self.uses.setdefault(self.names[id(operand)], Use(batch, out))
+            rest = [axis for axis in range(len(self.shapes[owner])) if axis not in (*units, *inner)]
+            self._use(owner, rest, units, bias=bias)
+            if isinstance(result, Tensor):
+                self._products[id(result)] = (*self._products.get(id(result), ()), owner)
+                self._held.append(result)
+
+    def _convolution(self, step: Step) -> None:
+        """Kernels (out, in, taps), turned round (in, out, taps); groups share the first axis out."""
+        turned = "transpose" in step.name
+        bias, groups = step.given(2, "bias"), step.given(6, "groups") or 1  # the seventh argument of both kinds
+        for owner, axes in self._axes_of(step.given(1, "weight"), 3):
+            first, units = axes[0], axes[1] if turned else axes[0]
+            if groups == 1:
+                self._use(owner, (), units, bias=bias)
+            elif len(first) > 1 and not turned and self.shapes[owner][first[0]] == groups:  # joined: (groups, each)
+                self._use(owner, first[:1], first[1:], bias=bias)
+            elif len(first) == 1:
+                at = first[0]
+                later = [axis + (axis > at) for axis in units] if turned else [at + 1]
+                self._use(owner, (at,), later, split=(at, groups), bias=bias)
+
+    def _tensordot(self, step: Step) -> None:
+        """Axes by number: what is not summed over counts units."""
+        left, right = step.args[:2]
+        dims = step.given(2, "dims")
+        if isinstance(dims, int):
+            dims = (range(-dims, 0), range(dims))
+        for operand, summed in zip((left, right), dims if isinstance(dims, tuple | list) else (), strict=False):
+            for owner, axes in self._axes_of(operand, 2):
+                gone = {int(at) % len(axes) for at in ([summed] if isinstance(summed, int) else summed)}
+                self._use(owner, (), [axis for at, own in enumerate(axes) if at not in gone for axis in own])
+
+    def _einsum(self, step: Step) -> None:
+        if not isinstance(step.args[0], str):
+            return
+        operands = step.args[1] if isinstance(step.args[1], list | tuple) else step.args[1:]
+        inputs, _, output = step.args[0].replace(" ", "").partition("->")
+        letters = inputs.split(",")
+        if not output or len(letters) != len(operands):
+            return
+        for at, (mine, operand) in enumerate(zip(letters, operands, strict=True)):
+            if "." in mine:
+                continue  # the batch, as a rule; of a weight it would be unclear which axes
+            others = "".join(item for index, item in enumerate(letters) if index != at)
+            for owner, axes in self._axes_of(operand, 2):
+                batch = [axis for letter, own in zip(mine, axes, strict=True) if letter in output and letter in others
+                         for axis in own]  # fmt: skip
+                out = [axis for letter, own in zip(mine, axes, strict=True) if letter in output and letter not in others
+                       for axis in own]  # fmt: skip
+                if out and any(letter not in output for letter in mine):
+                    self._use(owner, batch, out)
 
 
-def _is_transposition(func: Any) -> bool:
-    """Whether this property getter is .T, .mT, .H or .mH."""
-    owner = getattr(func, "__self__", None)
-    return getattr(owner, "__name__", "") in {"T", "mT", "H", "mH"}
-
-
-def uses_of(model: nn.Module, run: Callable[[], Any]) -> dict[str, Use]:
+def uses_of(model: nn.Module, run: Callable[[], Any]) -> Uses:
     """Run a forward and return how each parameter of rank two or more was multiplied, where it was.
 
     Args:
         model: Whose parameters are watched.
         run: Runs it once.
     """
-    known = {
-        id(item): name
-        for name, item in model.named_parameters()
-        if not isinstance(item, nn.UninitializedParameter) and item.dim() >= 2
-    }
-    watch = _Watch(known)
-    watch.ranks = {name: item.dim() for name, item in model.named_parameters() if name in set(known.values())}
+    watch = _Watch(model)
     with torch.no_grad(), watch:
         run()
     return watch.uses

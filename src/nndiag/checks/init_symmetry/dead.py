@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from nndiag.checks.init_symmetry.groups import place
 from nndiag.core.findings import Evidence, Measurement, Skip
 from nndiag.core.rules import found
+from nndiag.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
     shown = ", ".join(path.starved[:4]) + (f" and {len(path.starved) - 4} more" if len(path.starved) > 4 else "")
     return found(
         "SYM202",
-        f"no gradient ever reaches {len(path.starved)} tensors ({numel:,} parameters): {cause}",
+        f"no gradient ever reaches {counted(len(path.starved), 'tensor')} ({counted(numel, 'parameter')}): {cause}",
         where=place(scene, first, following),
         evidence=Evidence(
             value=0.0,
@@ -77,7 +78,8 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
             threshold=0.0,
             n={"steps": steps, "samples": scene.rows, "parameters": numel},
             seed=scene.subject.run.seed,
-            detail=f"exactly zero at every step for {shown}; drawn afresh, gradient arrives within {steps} steps",
+            detail=f"exactly zero at every step for {shown}; drawn afresh, gradient arrives within "
+            f"{counted(steps, 'step')}",
         ),
         means=why,
         fix=cure + "; Keras: kernel_initializer='he_normal'",

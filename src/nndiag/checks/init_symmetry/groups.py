@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Where
 from nndiag.core.rules import found
+from nndiag.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,16 +28,19 @@ def examine(scene: Scene, no_long_run: str = "") -> Iterator[Observation]:
         scene: With the judgement.
         no_long_run: Why the training in two precisions was not made; empty when it was.
     """
+    from nndiag.lab.symmetry.flow import in_series
     from nndiag.lab.symmetry.groups import same_place
 
     judgement = scene.judgement
     if judgement is None:
         return
     sick = {id(item.twins): item for item in judgement.verdicts if item.kind in CODES}
-    for bundle in same_place([item.twins for item in sick.values()]):
+    flow = scene.signals.flow if scene.signals else None
+    for bundle in same_place([item.twins for item in sick.values()], lambda one, other: in_series(flow, one, other)):
         verdicts = [sick[id(twins)] for twins in bundle]
         finding = _finding(scene, verdicts)
         scene.findings.append(finding)
+        scene.judged.update({id(item.view): finding.severity.word for item in verdicts})
         yield finding
     for mirror in judgement.mirrors:
         finding = mirror_finding(scene, mirror, measured=True)
@@ -156,8 +160,8 @@ def _rounding(scene: Scene, verdict: Verdict, where: Where, words: str) -> Findi
 def _size(verdict: Verdict) -> str:
     """Distinct units before and after."""
     return (
-        f"{verdict.twins.width} distinct units of {verdict.view.units} at the start, {verdict.width_after} after "
-        f"{verdict.steps} steps"
+        f"{counted(verdict.twins.width, 'distinct unit')} of {verdict.view.units} at the start, {verdict.width_after} "
+        f"after {counted(verdict.steps, 'step')}"
     )
 
 
@@ -167,14 +171,15 @@ def _longer(scene: Scene, verdict: Verdict) -> str:
         return ""
     return (
         f"; gap {verdict.gaps[0]:.1g} in {verdict.dtype} and {verdict.gaps[1]:.1g} in {_named(scene.bench.dtype)} "
-        f"after {verdict.gap_step} steps"
+        f"after {counted(verdict.gap_step, 'step')}"
     )
 
 
 def _cure(verdict: Verdict) -> str:
     """What to write instead, shown at work."""
     shown = (
-        f" (drawn afresh, the same {verdict.steps} steps give {verdict.healed} distinct units of {verdict.view.units})"
+        f" (drawn afresh, the same {counted(verdict.steps, 'step')} give "
+        f"{counted(verdict.healed, 'distinct unit')} of {verdict.view.units})"
         if verdict.healed
         else ""
     )
@@ -193,11 +198,13 @@ def _named(dtype: object) -> str:
 def mirror_finding(scene: Scene, mirror: Mirror, *, measured: bool) -> Finding:
     """Units that are each other's negative, through an odd activation."""
     pairs = ", ".join(f"{left}/{right}" for left, right in mirror.pairs[:4])
+    verb = "is" if len(mirror.pairs) == 1 else "are"
     steps = scene.judgement.trial.steps if measured and scene.judgement else 0
-    said = f"and moved exactly against each other for {steps} steps" if measured else "as initialised"
+    said = f"and moved exactly against each other for {counted(steps, 'step')}" if measured else "as initialised"
     return found(
         "SYM003",
-        f'{len(mirror.pairs)} pair(s) of units in "{mirror.view.label}" are each other\'s negative {said}: {pairs}',
+        f'{counted(len(mirror.pairs), "pair")} of units in "{mirror.view.label}" {verb} each other\'s negative '
+        f"{said}: {pairs}",
         where=place(scene, place_of(mirror.view)),
         evidence=Evidence(
             value=float(2 * len(mirror.pairs)),

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nndiag.checks.init_symmetry import dead, details, groups, signals, silent, static, tables
+from nndiag.checks.init_symmetry.benches import LongRun, make_bench, rows_of
 from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.core.findings import Evidence, Fact, Judged, Skip, Step
 from nndiag.core.rules import found
+from nndiag.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nndiag.checks.init_symmetry import InitSymmetry
     from nndiag.core.findings import Finding, Observation
-    from nndiag.core.subject import Batch, Subject
+    from nndiag.core.subject import Subject
     from nndiag.lab.bench import Bench
     from nndiag.lab.symmetry.dead import Starvation
     from nndiag.lab.symmetry.judge import Judgement
@@ -25,12 +26,7 @@ if TYPE_CHECKING:
     from nndiag.lab.symmetry.signal import Signals
     from nndiag.lab.units import UnitView
 
-BATCHES = 4
-ROWS = 32  # per step, unless the user's batches are given
-STEPS_TO_COME = 80  # forward and backward passes of a usual examination
 HEAVY = 400_000_000  # parameters that are not trained here: the copies would not fit beside the model
-RESERVE = 1.0  # seconds kept for the report
-LONG_SECONDS = 20.0  # that the training in two precisions may take
 SPENT = "the time budget was spent"
 DYNAMIC = ("SYM201", "SYM202", "SYM203", "SYM204")
 STATIC = ("SYM001", "SYM002", "SYM003")
@@ -49,7 +45,9 @@ class Scene:
     judgement: Judgement | None = None
     starvation: Starvation | None = None
     findings: list[Finding] = field(default_factory=list)
+    judged: dict[int, str] = field(default_factory=dict)  # id of a view -> level of the finding that speaks of it
     outcome: Outcome | None = None
+    unseen: tuple[str, ...] = ()  # matrices whose use was not followed: their units are not known
 
     @property
     def steps(self) -> int:
@@ -62,29 +60,38 @@ class Scene:
         if self.signals is None or self.signals.flow is None:
             return ()
         sites = self.signals.of_role("affine")
-        name = sites[-1].call.name if sites and sites[-1].call.module is not None else None
         own = self.bench.parameters
-        return tuple(key for key in own if name is not None and key.rpartition(".")[0] == name)
+        if not sites:
+            return ()
+        last = sites[-1].call
+        if last.module is None:  # a product with parameters of the model's own
+            return tuple(key for key in last.parameters if key in own)
+        return tuple(key for key in own if key.rpartition(".")[0] == last.name)
 
 
 def examine_model(check: InitSymmetry, subject: Subject) -> Iterator[Observation]:
     """Yield static findings, signals and verdicts for a live model."""
     run = subject.run
     dynamic = run.train is not False and run.wants(*DYNAMIC)
-    bench = _bench(check, subject)
+    bench = make_bench(check, subject)
     total = sum(item.numel() for item in bench.model.parameters())
     yield Fact("parameters", total, f"{total:,} parameters")
     if total == 0:
         raise NothingApplicableError("the model has no parameters", hint="nothing is initialised here")
-    from nndiag.lab.symmetry.judge import views_of
+    from nndiag.lab.symmetry.views import views_of
 
-    views = views_of(bench, check.wants_layer)
-    rows = sum(_rows(batch) for batch in bench.batches)
-    yield Fact("layers", len(views), f"{len(views)} layers with {sum(view.units for view in views):,} units")
+    looked = views_of(bench)
+    views = [
+        view for view in looked.views if check.wants_layer(groups.place_of(view)) or check.wants_layer(view.module)
+    ]
+    rows = sum(rows_of(batch) for batch in bench.batches)
+    units = sum(view.units for view in views)
+    yield Fact("layers", len(views), f"{counted(len(views), 'layer')} with {counted(units, 'unit')}")
     data = subject.data
     yield Fact("data", data.name if data else "none", f"data {data.name}" if data else "no data")
     yield Fact("precision", str(bench.dtype).removeprefix("torch."), "")
-    scene = Scene(check, subject, bench, views, rows)
+    unseen = tuple(name for name in looked.unseen if check.wants_layer(name))
+    scene = Scene(check, subject, bench, views, rows, unseen=unseen)
     yield from _nonfinite(scene)
     yield Step("forward and backward", 0.1)
     yield from _signals(scene)
@@ -99,55 +106,20 @@ def examine_model(check: InitSymmetry, subject: Subject) -> Iterator[Observation
     if scene.signals is not None and run.wants("SYM101"):
         yield from silent.examine(scene, scene.signals)
     yield from static.examine(scene)
+    yield from _unseen(scene)
     yield from details.examine(scene)
     yield from tables.report(scene)
 
 
-def _bench(check: InitSymmetry, subject: Subject) -> Bench:
-    from nndiag.lab.bench_build import build_bench
-
-    if subject.data is None or subject.model is None:
-        raise NndiagError(
-            "there are no inputs to run the model on", hint="give DATA, or --data synthetic:normal,shape=…"
-        )
-    deadline = time.monotonic() + subject.run.seconds_left - RESERVE
-    bench = build_bench(
-        subject.model,
-        _batches(check, subject),
-        subject.training,
-        seed=subject.run.seed,
-        device=subject.run.device,
-        seconds=math.inf if subject.training.batch_size else subject.run.seconds_left / STEPS_TO_COME,
-    )
-    bench.deadline = deadline
-    return bench
-
-
-def _batches(check: InitSymmetry, subject: Subject, most: int = BATCHES, samples: int = 0) -> list[Batch]:
-    """A few batches of the user's size, or of a size that keeps the steps cheap."""
-    from nndiag.lab.forward import as_tensors, take
-
-    assert subject.data is not None
-    size = subject.training.batch_size or ROWS
-    batches: list[Batch] = []
-    rows = 0
-    for batch in subject.data.batches(size):
-        batches.append(take(as_tensors(batch), max(size, 2)))
-        rows += _rows(batches[-1])
-        if len(batches) >= most or rows >= (samples or check.samples):
-            break
-    if not batches:
-        raise NothingApplicableError("the data is empty", hint="give at least one batch")
-    return batches
-
-
-def _rows(batch: Any) -> int:
-    from nndiag.lab.forward import batch_rows
-
-    try:
-        return batch_rows(batch)
-    except NndiagError:
-        return 1
+def _unseen(scene: Scene) -> Iterator[Observation]:
+    """Say which matrices were not looked at; those that the loss does not depend on have been named already."""
+    if scene.judgement is not None:
+        idle = {name for name, seen in scene.judgement.trial.arrival.items() if all(math.isnan(one) for one in seen)}
+        scene.unseen = tuple(name for name in scene.unseen if name not in idle)
+    if scene.unseen:
+        shown = ", ".join(scene.unseen[:3]) + (f" and {len(scene.unseen) - 3} more" if len(scene.unseen) > 3 else "")
+        reason = "how it is multiplied was not followed, so its units are not known"
+        yield from (Skip(code, reason, shown) for code in ("SYM001", "SYM201"))
 
 
 def _nonfinite(scene: Scene) -> Iterator[Observation]:
@@ -163,7 +135,8 @@ def _nonfinite(scene: Scene) -> Iterator[Observation]:
     if bad:
         names = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
         raise NndiagError(
-            f"{len(bad)} tensors hold NaN or infinity: {names}", hint="identical units cannot be judged there"
+            f"{counted(len(bad), 'tensor')} with NaN or infinity: {names}",
+            hint="identical units cannot be judged there",
         )
     yield from ()
 
@@ -224,51 +197,6 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
         yield Judged("SYM202")
     if stopped:
         yield _budget_note(f"the time budget ended before these were settled: {', '.join(stopped[:4])}")
-
-
-class LongRun:
-    """The training in two precisions that shows what rounding alone does."""
-
-    def __init__(self, scene: Scene) -> None:
-        """Choose its length: as many steps as the user said, or the default and more for what is about to part."""
-        training = scene.subject.training
-        rated, counted = training.lr is not None, training.steps is not None
-        named = training.optimizer is not None
-        first, most = (1, 1) if counted or not (named or rated) else (1, 3) if rated else (3, 10)
-        self.steps, self.most = first * scene.steps, most * scene.steps
-        self.refused = ""  # why it was not run
-        self._scene = scene
-
-    def bench(self) -> Bench | None:
-        """A copy in the model's own precision, where the time suffices for the run."""
-        left = self._scene.subject.run.seconds_left
-        cost = 3 * self.most * self._scene.bench.seconds
-        if cost > min(LONG_SECONDS, left / 3):
-            self.refused = f"the long run in both precisions takes about {cost:.0f} s: raise --max-seconds"
-            return None
-        own = own_bench(self._scene)
-        if own.dtype == self._scene.bench.dtype:
-            self.refused = "the model runs in one precision only"
-        return own
-
-
-def own_bench(scene: Scene, most: int = BATCHES, samples: int = 0) -> Bench:
-    """A second private copy, in the precision that the user trains in."""
-    from nndiag.lab.bench_build import build_bench
-
-    subject = scene.subject
-    assert subject.model is not None
-    bench = build_bench(
-        subject.model,
-        _batches(scene.check, subject, most, samples),
-        subject.training,
-        seed=subject.run.seed,
-        device=subject.run.device,
-        exact=False,
-        seconds=math.inf if subject.training.batch_size else subject.run.seconds_left / STEPS_TO_COME,
-    )
-    bench.deadline = scene.bench.deadline
-    return bench
 
 
 def _stopped(codes: tuple[str, ...]) -> Iterator[Observation]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CODES = ("SYM101", "SYM102", "SYM103")
 FEW = 8  # inputs below which nothing is said about "every input"
 KEPT = 0.01  # share between inputs that the chain must have had before it is called lost
-THROUGH = ("shape", "dropout", "pool", "activation", "normaliser")
+THROUGH = ("shape", "dropout", "pool", "activation", "normaliser", "other")
 MOST_ENTRIES = 4_000_000  # of one watched forward
 EXCESS = 1e12  # second moment that no layer of a trainable network has
 
@@ -27,7 +27,7 @@ def wide_batch(scene: Scene) -> tuple[Any, int]:
     """All the batches' inputs in one, where they can be joined; otherwise the first batch's."""
     import torch
 
-    from nndiag.checks.init_symmetry.live import _rows
+    from nndiag.checks.init_symmetry.benches import rows_of
 
     batches = scene.bench.batches
     parts = [batch.inputs for batch in batches]
@@ -36,7 +36,7 @@ def wide_batch(scene: Scene) -> tuple[Any, int]:
     if len(parts) > 1 and alike and cheap and sum(part.numel() for part in parts) <= MOST_ENTRIES:
         joined = torch.cat(parts)[: scene.check.samples]
         return joined, int(joined.shape[0])
-    return parts[0], _rows(batches[0])
+    return parts[0], rows_of(batches[0])
 
 
 def examine(scene: Scene) -> Iterator[Observation]:
@@ -55,13 +55,15 @@ def chains_of(seen: Signals) -> list[list[Site]]:
     flow = seen.flow
     if flow is None:
         return []
+    from nndiag.lab.symmetry.flow import halts
+
     sites = {site.call.index: site for site in seen.of_role("affine", "recurrent")}
     before: dict[int, int] = {}
     for index, site in sites.items():
-        sources = flow.before(site.call, through=THROUGH)
+        sources = flow.before(site.call, through=THROUGH, stop=halts)
         if len(sources) != 1 or sources[0].index not in sites:
             continue
-        readers = flow.after(sources[0], through=THROUGH)
+        readers = flow.after(sources[0], through=THROUGH, stop=halts)
         if [reader.index for reader in readers] == [index] and not flow.is_output(sources[0]):
             before[index] = sources[0].index
     ends = [index for index in sites if index not in before.values()]
@@ -78,9 +80,11 @@ def _between_normalisers(seen: Signals, chain: list[Site]) -> list[list[Site]]:
     """Cut a chain where a normaliser gives the signal a new scale."""
     flow = seen.flow
     assert flow is not None
+    from nndiag.lab.symmetry.flow import halts
+
     parts = [[chain[0]]]
     for site in chain[1:]:
-        sources = flow.before(site.call, through=("shape", "dropout", "pool", "activation"))
+        sources = flow.before(site.call, through=("shape", "dropout", "pool", "activation", "other"), stop=halts)
         if any(item.role == "normaliser" for item in sources):
             parts.append([])
         parts[-1].append(site)
@@ -138,9 +142,11 @@ def _switched_off(seen: Signals, chain: list[Site]) -> bool:
     """Whether the activation behind a layer is zero for every input."""
     flow = seen.flow
     assert flow is not None
+    from nndiag.lab.symmetry.flow import halts
+
     off = {site.call.index for site in seen.of_role("activation") if site.units and site.dead == site.units}
-    inner = ("shape", "dropout", "pool", "normaliser")
-    return any(step.index in off for site in chain for step in flow.after(site.call, through=inner))
+    inner = ("shape", "dropout", "pool", "normaliser", "other")
+    return any(step.index in off for site in chain for step in flow.after(site.call, through=inner, stop=halts))
 
 
 def _zero_weight(chain: list[Site]) -> bool:

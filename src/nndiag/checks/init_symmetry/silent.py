@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from nndiag.checks.init_symmetry.groups import place
 from nndiag.core.findings import Evidence, Judged, Severity, Skip
 from nndiag.core.rules import found
 from nndiag.science.signal import share_interval
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Observation, Where
+    from nndiag.lab.calls import Call
     from nndiag.lab.symmetry.signal import Signals, Site
 
 SEEN = 32  # inputs times positions that a dead unit was silent on
@@ -50,7 +52,7 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
         finding = found(
             "SYM101",
             f'{dead} of {site.units} units behind "{site.name}" are zero for every input ({dead / site.units:.0%})',
-            where=_origin(seen, site),
+            where=_origin(scene, seen, site),
             evidence=Evidence(
                 value=dead / site.units,
                 unit="share of units",
@@ -72,18 +74,35 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
     yield Judged("SYM101")
 
 
+def _in_front(seen: Signals, site: Site) -> tuple[Call, ...]:
+    """What makes the units that an activation cuts."""
+    from nndiag.lab.symmetry.flow import halts
+
+    through = ("shape", "dropout", "pool", "normaliser", "other")
+    return seen.flow.before(site.call, through=through, stop=halts) if seen.flow else ()
+
+
 def _source(seen: Signals, site: Site) -> Site | None:
     """The weighted layer in front of an activation, where it is the only one."""
-    flow = seen.flow
-    calls = flow.before(site.call, through=("shape", "dropout", "pool", "normaliser")) if flow else ()
+    calls = _in_front(seen, site)
     known = {item.call.index: item for item in seen.of_role("affine")}
     return known.get(calls[0].index) if len(calls) == 1 else None
 
 
-def _origin(seen: Signals, site: Site) -> Where:
+def _origin(scene: Scene, seen: Signals, site: Site) -> Where:
     """The weighted layer whose units are cut, where it is known; the activation is its reader."""
     source = _source(seen, site)
-    return site.call.place if source is None else replace(source.call.place, next=site.name)
+    if source is None:
+        return site.call.place
+    bare = _bare(source)
+    return place(scene, bare, site.name) if bare else replace(source.call.place, next=site.name)
+
+
+def _bare(source: Site) -> str:
+    """The parameter that a product outside any layer multiplies with."""
+    from nndiag.lab.symmetry.flow import weight_of
+
+    return weight_of(source.call).name if source.call.module is None else ""
 
 
 def _reads_data(seen: Signals, site: Site) -> bool:
@@ -110,8 +129,8 @@ def _starved(scene: Scene, seen: Signals, site: Site) -> bool:
     source = _source(seen, site)
     if source is None or scene.starvation is None:
         return False
-    starved = {name.rpartition(".")[0] for path in scene.starvation.paths if not path.chance for name in path.starved}
-    return source.call.name in starved
+    starved = {name for path in scene.starvation.paths if not path.chance for name in path.starved}
+    return _bare(source) in starved or source.call.name in {name.rpartition(".")[0] for name in starved}
 
 
 def _collapsed(seen: Signals, site: Site) -> bool:
@@ -127,9 +146,7 @@ def _collapsed(seen: Signals, site: Site) -> bool:
 
 def _zero_rows(scene: Scene, seen: Signals, site: Site) -> int:
     """How many of the dead units were put to zero on purpose: their weights are zero throughout."""
-    flow = seen.flow
-    sources = flow.before(site.call, through=("shape", "dropout", "pool", "normaliser")) if flow else ()
-    for source in sources:
+    for source in _in_front(seen, site):
         view = next((item for item in scene.views if item.module == source.name and item.units == site.units), None)
         if source.kind == "module" and view is not None:
             rows = view.rows(scene.bench.start)

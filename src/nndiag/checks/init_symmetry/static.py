@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from nndiag.checks.init_symmetry.groups import condition, mirror_finding, place, place_of
 from nndiag.core.findings import Evidence, Judged
 from nndiag.core.rules import found
+from nndiag.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ def examine(scene: Scene) -> Iterator[Observation]:
         yield from _not_exercised(scene)
         return
     table = dict(scene.bench.start)
-    pairs = zero_pairs(flow, scene.bench.model) if flow is not None else []
+    pairs = zero_pairs(flow) if flow is not None else []
     zeroed = {name for pair in pairs for name in (pair.first, pair.second)}
     for pair in pairs:
         if scene.check.wants_layer(pair.first) or scene.check.wants_layer(pair.second):
@@ -41,7 +42,7 @@ def examine(scene: Scene) -> Iterator[Observation]:
         if any(name not in learned for name in view.weights):
             continue  # frozen: a computed table, a fixed filter
         twins = twins_of(view, table, scene.check.tolerance)
-        if twins is not None and view.module not in zeroed and (kept := _trap(scene, twins)) is not None:
+        if twins is not None and place_of(view) not in zeroed and (kept := _trap(scene, twins)) is not None:
             yield _kept(scene, _twin_finding(scene, *kept))
         mirror = mirrors_of(view, table)
         if mirror is not None and (locked := _locked(scene, mirror)) is not None:
@@ -96,7 +97,8 @@ def _twin_finding(scene: Scene, twins: Twins, words: str, following: str | None 
     view = twins.view
     return found(
         "SYM001",
-        f'{twins.size} of {view.units} units in "{view.label}" start identical: {twins.width} distinct units ({words})',
+        f'{twins.size} of {view.units} units in "{view.label}" start identical: '
+        f"{counted(twins.width, 'distinct unit')} ({words})",
         where=place(scene, place_of(view), following),
         evidence=Evidence(
             value=float(twins.width),

@@ -1,12 +1,14 @@
-"""The main table, the accuracy that identical starts did not prevent, and the answer in one sentence."""
+"""The main table, and the accuracy that identical starts did not prevent."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nndiag.checks.init_symmetry.answer import answer
 from nndiag.checks.init_symmetry.dead import class_prior_entropy
 from nndiag.checks.init_symmetry.groups import place_of
 from nndiag.core.findings import Answer, Measurement, Table
+from nndiag.core.words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +25,7 @@ def report(scene: Scene) -> Iterator[Observation]:
     """Yield table, accuracy and answer."""
     yield from _layers(scene)
     yield from _outcome(scene)
-    yield Answer(_answer(scene))
+    yield Answer(answer(scene))
 
 
 def _layers(scene: Scene) -> Iterator[Observation]:
@@ -40,7 +42,7 @@ def _layers(scene: Scene) -> Iterator[Observation]:
     quiet: list[list[Scalar]] = []
     for view in scene.views:
         verdict = verdicts.get(id(view))
-        status = flagged.get(place_of(view), "ok" if judgement else "skipped")
+        status = scene.judged.get(id(view)) or flagged.get(place_of(view), "ok" if judgement else "skipped")
         if verdict is None:
             word = "distinct" if status in {"ok", "skipped"} else ""
             row: list[Scalar] = [view.label, view.units, None, None, word, status]
@@ -66,7 +68,7 @@ def _layers(scene: Scene) -> Iterator[Observation]:
     asked = [
         (item.view.label, item.view.units, how, width)
         for item in verdicts.values()
-        for how, width in ((f"{item.steps} steps as they are", item.width_after), *item.runs)
+        for how, width in ((f"{counted(item.steps, 'step')} as they are", item.width_after), *item.runs)
         if item.runs
     ]
     if asked:
@@ -84,7 +86,7 @@ def _layers(scene: Scene) -> Iterator[Observation]:
 
 def _outcome(scene: Scene) -> Iterator[Observation]:
     """Where something started identical and targets are classes: what a longer training reaches all the same."""
-    from nndiag.checks.init_symmetry.live import own_bench
+    from nndiag.checks.init_symmetry.benches import own_bench
     from nndiag.lab.bench import OutOfTimeError
     from nndiag.lab.symmetry.outcome import outcome
 
@@ -102,78 +104,8 @@ def _outcome(scene: Scene) -> Iterator[Observation]:
     if scene.outcome.right is None:
         return
     kind = "held out" if scene.outcome.held_out else "trained on"
-    where = f"{scene.outcome.rows} rows {kind}, {scene.outcome.steps} steps"
+    where = f"{counted(scene.outcome.rows, 'row')} {kind}, {counted(scene.outcome.steps, 'step')}"
     yield Measurement("accuracy", scene.outcome.right, "share of right classes", where)
     yield Measurement("loss_first", scene.outcome.losses[0], "nats")
     yield Measurement("loss_last", scene.outcome.losses[-1], "nats")
     yield Measurement("class_prior_entropy", prior, "nats")
-
-
-def _reached(scene: Scene) -> str:
-    """The longer training in words."""
-    reached = scene.outcome
-    if reached is None or reached.right is None:
-        return ""
-    kind = "held-out" if reached.held_out else "training"
-    prior = class_prior_entropy(scene)
-    against = (
-        f", loss {reached.losses[-1]:.3g} against {prior:.3g} nats for the class prior" if prior is not None else ""
-    )
-    return f"; {kind} accuracy after {reached.steps} steps {reached.right:.0%}{against}"
-
-
-def _answer(scene: Scene) -> str:
-    judgement, starvation = scene.judgement, scene.starvation
-    units = sum(view.units for view in scene.views)
-    scope = f"{units:,} units in {len(scene.views)} layers"
-    if judgement is None:
-        n = sum(item.rule.code in {"SYM001", "SYM002", "SYM003"} for item in scene.findings)
-        return (
-            f"By the weights alone {n} layer(s) may be trapped, of {scope}; no steps were run."
-            if n
-            else (f"By the weights alone nothing is trapped: {scope}; no steps were run.")
-        )
-    stuck = [item for item in judgement.verdicts if item.kind == "stuck"]
-    other = [item for item in judgement.verdicts if item.kind in {"rounding only", "dropout only"}]
-    broken = [
-        item
-        for item in judgement.verdicts
-        if item.kind not in {"stuck", "rounding only", "dropout only", "no gradient"}
-    ]
-    steps = judgement.trial.steps
-    parts = []
-    if stuck:
-        worst = max(stuck, key=lambda item: item.view.units - item.width_after)
-        parts.append(
-            f'{len(stuck)} layer(s) hold units that never come apart, worst "{worst.view.label}" with '
-            f"{worst.width_after} distinct of {worst.view.units} after {steps} steps"
-        )
-    if other:
-        parts.append(
-            f"{len(other)} layer(s) come apart by {' and '.join(sorted({item.kind.split()[0] for item in other}))} only"
-        )
-    dead = [path for path in starvation.paths if not path.chance] if starvation else []
-    if dead:
-        tensors = sum(len(path.starved) for path in dead)
-        parts.append(f"no gradient ever reaches {tensors} tensors")
-    if judgement.mirrors:
-        parts.append(f"{sum(len(item.pairs) for item in judgement.mirrors)} pair(s) are locked by their sign")
-    words = {
-        "SYM101": "units that no input switches on",
-        "SYM102": "a signal that loses its scale",
-        "SYM103": "an input forgotten with depth",
-    }
-    parts.extend(words[code] for code in dict.fromkeys(item.rule.code for item in scene.findings) if code in words)
-    if parts:
-        lead = "Trapped: " if stuck or other or dead or judgement.mirrors else "Nothing is trapped, but: "
-        return lead + "; ".join(parts) + (_reached(scene) if dead else "") + "."
-    if broken:
-        by = ", ".join(sorted({item.kind for item in broken}))
-        return (
-            f"Nothing is trapped: of {scope}, {len(broken)} layer(s) start with identical units and come apart within "
-            f"{steps} steps, by: {by}{_reached(scene)}."
-        )
-    return (
-        f"Nothing is trapped: {scope}, all different at the start or told apart within {steps} steps, and gradient "
-        "arrives."
-    )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.core.findings import Answer, Evidence, Fact, Judged, Measurement, Skip, Step, Table, Where
 from nndiag.core.rules import found
+from nndiag.core.words import agreed, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,7 +34,7 @@ def examine_weights(check: InitSymmetry, subject: Subject) -> Iterator[Observati
     total = sum(math.prod(shape) for shape in weights.shapes.values())
     chosen = [layer for layer in layers if check.wants_layer(layer.module)]
     yield Fact("parameters", total, f"{total:,} parameters")
-    yield Fact("layers", len(chosen), f"weights alone: {len(chosen)} layers")
+    yield Fact("layers", len(chosen), f"weights alone: {counted(len(chosen), 'layer')}")
     if not chosen:
         raise NothingApplicableError("no weight here has units", hint="a matrix or a convolution is looked for")
     surveyed: dict[str, Any] = {}
@@ -52,7 +53,9 @@ def _verdicts(layers: list[Layer], surveyed: Mapping[str, Any]) -> Iterator[Obse
     rows: list[list[Scalar]] = []
     bad = [name for name, result in surveyed.items() if result.nonfinite]
     if bad:
-        raise NndiagError(f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:3])}", hint="the run has diverged")
+        raise NndiagError(
+            f"{counted(len(bad), 'tensor')} with NaN or infinity: {', '.join(bad[:3])}", hint="the run has diverged"
+        )
     zero = {layer.module for layer in layers if layer.weight in surveyed and surveyed[layer.weight].zero}
     chained = set()
     for layer in layers:
@@ -83,9 +86,12 @@ def _verdicts(layers: list[Layer], surveyed: Mapping[str, Any]) -> Iterator[Obse
     yield Measurement("units", units, "units")
     if findings:
         worst = findings[0]
-        yield Answer(f"{len(findings)} layer(s) hold identical units or zero paths; first, {worst.message}.")
+        yield Answer(f"{counted(len(findings), 'place')} with identical units or zero paths; first, {worst.message}.")
     else:
-        yield Answer(f"By the weights alone nothing is trapped: {units:,} units in {len(layers)} layers, none equal.")
+        yield Answer(
+            f"By the weights alone nothing is trapped: {counted(units, 'unit')} in "
+            f"{counted(len(layers), 'layer')}, none equal."
+        )
 
 
 def _groups(result: Any, far: Any) -> list[Any]:
@@ -108,7 +114,8 @@ def _twins(layer: Layer, result: Any, groups: list[Any], reader: str | None, *, 
     )
     return found(
         "SYM001",
-        f'{members} of {layer.units} units in "{layer.label}" are identical: {result.width} distinct units ({words})',
+        f'{members} of {layer.units} units in "{layer.label}" are identical: '
+        f"{counted(result.width, 'distinct unit')} ({words})",
         where=Where(module=layer.module, next=reader),
         evidence=Evidence(
             value=float(result.width),
@@ -147,7 +154,7 @@ def examine_still(check: InitSymmetry, subject: Subject) -> Iterator[Observation
     table: dict[str, Tensor] = dict(model.named_parameters())
     total = sum(item.numel() for item in table.values() if not hasattr(item, "materialize"))
     yield Fact("parameters", total, f"{total:,} parameters")
-    yield Fact("layers", len(views), f"{len(views)} layers; it was not run: {reason}")
+    yield Fact("layers", len(views), f"{counted(len(views), 'layer')}; it was not run: {reason}")
     if not views:
         raise NothingApplicableError("the model has no layer with units", hint=f"and it was not run: {reason}")
     count = 0
@@ -160,8 +167,8 @@ def examine_still(check: InitSymmetry, subject: Subject) -> Iterator[Observation
         count += 1
         yield found(
             "SYM001",
-            f'{twins.size} of {view.units} units in "{view.label}" start identical: {twins.width} distinct units '
-            "(incoming weights identical, outgoing ones not known)",
+            f'{twins.size} of {view.units} units in "{view.label}" start identical: '
+            f"{counted(twins.width, 'distinct unit')} (incoming weights identical, outgoing ones not known)",
             where=locate(model.get_submodule(view.module), view.module),
             evidence=Evidence(
                 value=float(twins.width),
@@ -174,4 +181,5 @@ def examine_still(check: InitSymmetry, subject: Subject) -> Iterator[Observation
         )
     yield Judged("SYM001")
     yield from (Skip(code, reason) for code in ("SYM002", "SYM003", *RUN_CODES))
-    yield Answer(f"{count} of {len(views)} layers start with identical units; the model was not run: {reason}.")
+    start = f"{count} of {counted(len(views), 'layer')} {agreed(count, 'starts', 'start')}"
+    yield Answer(f"{start} with identical units; the model was not run: {reason}.")

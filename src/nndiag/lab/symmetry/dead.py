@@ -79,7 +79,7 @@ def _by_chance(bench: Bench, path: DeadPath, loss: Callable[..., Tensor] | None,
 
     So are biases of the size that a default layer draws; a larger one was chosen.
     """
-    mine = [name for name in path.starved if _owner(name) == path.blockers[0]]
+    mine = [name for name in path.starved if _owner(bench, name) == path.blockers[0]]
     weights = [name for name in mine if bench.start[name].dim() >= 2]
     if not weights or any(bench.start[name].shape[0] >= CROWD for name in weights):
         return False
@@ -130,11 +130,11 @@ def _paths(bench: Bench, names: Sequence[str], loss: Callable[..., Tensor] | Non
     """Cluster dead parameters by the layers whose re-initialisation revives them."""
     if not names:
         return []
-    owners = list(dict.fromkeys(_owner(name) for name in names))
+    owners = list(dict.fromkeys(_owner(bench, name) for name in names))
     zero = [owner for owner in owners if _is_zero(bench, owner, names)]
     suspects = (zero or owners)[:MAX_SUSPECTS]
     reach = {
-        owner: _revived(bench, [name for name in names if _owner(name) == owner], names, loss, min(steps, 4))
+        owner: _revived(bench, [name for name in names if _owner(bench, name) == owner], names, loss, min(steps, 4))
         for owner in suspects
     }
     clusters: list[tuple[list[str], set[str]]] = []
@@ -148,23 +148,23 @@ def _paths(bench: Bench, names: Sequence[str], loss: Callable[..., Tensor] | Non
             joined[0].append(owner)
             joined[1].update(reach[owner])
     covered = set().union(*(entry[1] for entry in clusters)) if clusters else set()
-    paths = [_path(owners_, found, zero, names, reach) for owners_, found in clusters]
+    paths = [_path(bench, owners_, found, zero, names, reach) for owners_, found in clusters]
     rest = [name for name in names if name not in covered]
     if rest:
-        left = [owner for owner in (zero or owners) if any(_owner(name) == owner for name in rest)]
-        paths.extend(_deep_paths(left or [_owner(rest[0])], rest, zero))
+        left = [owner for owner in (zero or owners) if any(_owner(bench, name) == owner for name in rest)]
+        paths.extend(_deep_paths(left or [_owner(bench, rest[0])], rest, zero))
     return paths
 
 
-def _path(
-    owners: list[str], found: set[str], zero: list[str], names: Sequence[str], reach: dict[str, set[str]]
+def _path(  # noqa: PLR0913, PLR0917 - one cluster and what is known of it
+    bench: Bench, owners: list[str], found: set[str], zero: list[str], names: Sequence[str], reach: dict[str, set[str]]
 ) -> DeadPath:
     if not zero:  # a dead activation: the layer whose fresh draw revives most is the one in front of it
         best = max(owners, key=lambda owner: len(reach[owner]))
         owners = [best]
     # Zero layers downstream of the blocker wake with it; they are factors of the same product.
-    also = [owner for owner in zero if owner not in owners and any(_owner(name) == owner for name in found)]
-    blockers = [owner for owner in dict.fromkeys(_owner(name) for name in names) if owner in {*owners, *also}]
+    also = [owner for owner in zero if owner not in owners and any(_owner(bench, name) == owner for name in found)]
+    blockers = [owner for owner in dict.fromkeys(_owner(bench, name) for name in names) if owner in {*owners, *also}]
     return DeadPath(
         blockers=tuple(blockers),
         zero=tuple(owner for owner in blockers if owner in zero),
@@ -178,16 +178,17 @@ def _deep_paths(left: list[str], rest: Sequence[str], zero: list[str]) -> list[D
     return [DeadPath(tuple(left), tuple(owner for owner in left if owner in zero), tuple(rest), alone=False)]
 
 
-def _owner(name: str) -> str:
-    """The module of a parameter; a bare parameter of the model itself stands for itself."""
+def _owner(bench: Bench, name: str) -> str:
+    """The module of a parameter; a bare parameter stands for itself and for the bias that goes with it."""
+    name = bench.goes_with.get(name, name)
     owner, _, leaf = name.rpartition(".")
     return owner if leaf in {"weight", "bias"} or leaf.startswith(("weight_", "bias_", "in_proj")) else name
 
 
 def _is_zero(bench: Bench, owner: str, names: Sequence[str]) -> bool:
     """Whether the owner's starved weights are zero throughout (its biases are judged by the gradient)."""
-    mine = [name for name in names if _owner(name) == owner]
-    weights = [name for name in mine if not name.rpartition(".")[2].startswith("bias")]
+    mine = [name for name in names if _owner(bench, name) == owner]
+    weights = [name for name in mine if name not in bench.goes_with and not name.rpartition(".")[2].startswith("bias")]
     return bool(weights) and all(not bool(bench.start[name].any()) for name in weights)
 
 

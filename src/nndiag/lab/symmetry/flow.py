@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nndiag.lab.roles import ACTIVATION, AFFINE, NORMALISER, PASSIVE
+from nndiag.lab.roles import ACTIVATION, AFFINE, NORMALISER, OTHER, PASSIVE
 from nndiag.science.orbits import identical, numbered
 
 if TYPE_CHECKING:
@@ -84,26 +85,89 @@ def outgoing(flow: Trace | None, view: UnitView, tensors: Mapping[str, Tensor]) 
     if flow is None or call is None:
         return Outgoing(None)
     path = _path(flow, call)
-    ends = flow.after(call, through=_THROUGH)
-    names = tuple(step.name or step.owner for step in ends)
+    ends = flow.after(call, through=_THROUGH, stop=halts)
+    names = tuple(weight_of(step).name or step.name or step.owner for step in ends)
     acts = tuple(dict.fromkeys(step.op for step in path if step.role == ACTIVATION))
     norms = tuple(dict.fromkeys(step.name for step in path if step.role == NORMALISER and step.module is not None))
     answer = flow.is_output(call) or any(flow.is_output(step) for step in path)
     parts = [_columns(step, view, tensors) for step in ends]
     parts += [_affine(flow, name, view, tensors) for name in norms]
+    parts += [_shift(step, view) for step in path if step.role == OTHER]
     last = any(flow.reaches_output(step) for step in ends if step.role == AFFINE)
     known = bool(ends) and all(part is not None for part in parts) and not answer
     columns = np.concatenate([part for part in parts if part is not None], axis=1) if known and parts else None
     return Outgoing(columns, names, acts, norms, answer, last)
 
 
-_THROUGH = (*PASSIVE, ACTIVATION, NORMALISER)
+_THROUGH = (*PASSIVE, ACTIVATION, NORMALISER, OTHER)  # with `halts`
 
 
 def _call_of(flow: Trace | None, view: UnitView) -> Call | None:
-    if flow is None or view.part or view.kind not in {"linear", "conv", "bilinear"}:
+    """The step that multiplies with a layer's weight."""
+    if flow is None:
         return None
+    if view.kind == "raw" and view.part:
+        own = view.weights[0]
+        return next((step for step in flow.steps if step.role == AFFINE and own in step.parameters), None)
     return next((step for step in flow.steps if step.kind == "module" and step.name == view.module), None)
+
+
+def in_series(flow: Trace | None, first: UnitView, second: UnitView) -> bool:
+    """Whether one of two layers reads what the other made, however far behind."""
+    one, two = _call_of(flow, first), _call_of(flow, second)
+    if flow is None or one is None or two is None or one is two:
+        return False
+    early, late = sorted((one, two), key=lambda step: step.index)
+    return any(step.index == early.index for step in flow.upstream(late))
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """What a step multiplies with, and by what name people know it."""
+
+    name: str
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    inputs: int = 1  # the axis that counts what is read
+    groups: int = 1
+
+
+def weight_of(step: Call) -> _Weight:
+    """Return the weight of a torch layer, or of a product with a bare parameter."""
+    module = step.module
+    if module is not None:
+        if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            return _Weight("")
+        return _Weight(step.name, module.weight, module.bias, groups=getattr(module, "groups", 1))
+    refs = [ref for ref in step.refs if ref.parameter and isinstance(ref.tensor, Tensor)]
+    weights = [ref for ref in refs if len(ref.shape) >= 2]
+    biases = [ref for ref in refs if len(ref.shape) == 1]
+    if step.role != AFFINE or len(weights) != 1 or len(biases) > 1:
+        return _Weight("")
+    right = weights[0].id == step.inputs[-1] and step.op in {"matmul", "mm"}
+    bias = biases[0].tensor if biases else None
+    if step.op in {"linear", "conv1d", "conv2d", "conv3d"} or (right and len(weights[0].shape) == 2):
+        groups = step.argument(6, "groups", 1) if step.op != "linear" else 1
+        return _Weight(weights[0].parameter, weights[0].tensor, bias, inputs=0 if right else 1, groups=groups)
+    return _Weight("")
+
+
+def halts(step: Call) -> bool:
+    """Whether a walk along units ends at a step of no known role: anything but a bias or a gain of one axis."""
+    if step.role != OTHER:
+        return False
+    slim = [ref for ref in step.refs if ref.parameter and math.prod(ref.shape) == max(ref.shape, default=1)]
+    return step.op not in {"add", "sub", "mul", "div"} or not slim
+
+
+def _shift(step: Call, view: UnitView) -> NDArray[np.float64] | None:
+    """A bias or a gain, per unit; nothing where it is one number."""
+    item = next(ref.tensor for ref in step.refs if ref.parameter)
+    assert item is not None
+    if item.numel() not in {1, view.units}:
+        return None
+    values = np.asarray(item.detach().double().reshape(-1, 1).cpu().numpy())
+    return values if len(values) == view.units else np.zeros((view.units, 0))
 
 
 def _path(flow: Trace, call: Call) -> list[Call]:
@@ -112,7 +176,7 @@ def _path(flow: Trace, call: Call) -> list[Call]:
     waiting = list(flow.consumers(call))
     while waiting:
         step = waiting.pop()
-        if step.index not in found and step.role in _THROUGH:
+        if step.index not in found and step.role in _THROUGH and not halts(step):
             found[step.index] = step
             waiting.extend(flow.consumers(step))
     return [found[index] for index in sorted(found)]
@@ -120,16 +184,13 @@ def _path(flow: Trace, call: Call) -> list[Call]:
 
 def _columns(step: Call, view: UnitView, tensors: Mapping[str, Tensor]) -> NDArray[np.float64] | None:
     """The columns of a reader's weight that belong to each unit; None when it cannot be said."""
-    module = step.module
-    if not isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) or f"{step.name}.weight" not in tensors:
-        return None
-    weight = tensors[f"{step.name}.weight"]
-    inputs = int(weight.shape[1])
-    if getattr(module, "groups", 1) != 1 or inputs % view.units:
+    far = weight_of(step)
+    weight = tensors.get(far.name if step.module is None else f"{far.name}.weight") if far.name else None
+    if weight is None or far.groups != 1 or weight.shape[far.inputs] % view.units:
         return None
     with torch.no_grad():
-        apart = weight.detach().double().reshape(weight.shape[0], view.units, -1).transpose(0, 1)
-        return np.asarray(apart.reshape(view.units, -1).cpu().numpy())
+        apart = weight.detach().double().movedim(far.inputs, 0).reshape(view.units, -1)
+        return np.asarray(apart.cpu().numpy())
 
 
 def _affine(flow: Trace, name: str, view: UnitView, tensors: Mapping[str, Tensor]) -> NDArray[np.float64] | None:
@@ -165,19 +226,13 @@ class ZeroPair:
     through: tuple[str, ...]
 
 
-def zero_pairs(flow: Trace, model: nn.Module) -> list[ZeroPair]:
+def zero_pairs(flow: Trace) -> list[ZeroPair]:
     """Pairs of zero layers in series with nothing between them that lifts a zero (no bias, f(0) = 0)."""
-    zero = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d) and isinstance(weight, Tensor):
-            bias = getattr(module, "bias", None)
-            silent = bias is None or not bool(bias.detach().any())
-            if weight.requires_grad and weight.numel() and not bool(weight.detach().any()):
-                zero[name] = silent
+    zero = {step.index: item for step in flow.steps if _is_zero(item := weight_of(step))}
     pairs: list[ZeroPair] = []
     for step in flow.steps:
-        if step.kind != "module" or not zero.get(step.name, False):
+        bias = zero[step.index].bias if step.index in zero else None
+        if step.index not in zero or (bias is not None and bool(bias.detach().any())):
             continue
         path = _path(flow, step)
         if any(item.role == ACTIVATION and item.op not in FIXES_ZERO for item in path):
@@ -185,8 +240,17 @@ def zero_pairs(flow: Trace, model: nn.Module) -> list[ZeroPair]:
         if any(item.role == NORMALISER for item in path):
             continue
         pairs.extend(
-            ZeroPair(step.name, end.name, tuple(item.op for item in path if item.role == ACTIVATION))
-            for end in flow.after(step, through=_THROUGH)
-            if end.kind == "module" and end.name in zero
+            ZeroPair(
+                zero[step.index].name,
+                zero[end.index].name,
+                tuple(item.op for item in path if item.role == ACTIVATION),
+            )
+            for end in flow.after(step, through=_THROUGH, stop=halts)
+            if end.index in zero
         )
     return list(dict.fromkeys(pairs))
+
+
+def _is_zero(item: _Weight) -> bool:
+    weight = item.weight
+    return weight is not None and weight.requires_grad and weight.numel() > 0 and not bool(weight.detach().any())

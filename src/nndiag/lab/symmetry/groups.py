@@ -11,7 +11,7 @@ import torch
 from nndiag.science.orbits import Orbits, identical, near, numbered, sign_pairs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -186,11 +186,22 @@ def still_mirrored(item: Mirror, trial: Trial, tolerance: float) -> Mirror | Non
     return Mirror(item.view, tuple(locked)) if locked else None
 
 
-def same_place(items: Sequence[Twins]) -> list[list[Twins]]:
-    """Gather layers that share parent and groups: query, key and value of one cloned head, gate and up projection."""
-    gathered: dict[tuple[object, ...], list[Twins]] = {}
+def same_place(
+    items: Sequence[Twins], in_series: Callable[[UnitView, UnitView], bool] = lambda _one, _other: False
+) -> list[list[Twins]]:
+    """Gather layers that share parent and groups: query, key and value of one cloned head, gate and up projection.
+
+    Layers of which one reads the other are two causes.
+    """
+    gathered: dict[tuple[object, ...], list[list[Twins]]] = {}
     for item in items:
         parent = item.view.module if item.view.part else item.view.module.rpartition(".")[0]
         key = (parent, tuple(tuple(group.tolist()) for group in item.groups), item.view.units)
-        gathered.setdefault(key if parent else (id(item),), []).append(item)
-    return list(gathered.values())
+        bundles = gathered.setdefault(key if parent or item.view.part else (id(item),), [])
+        fitting = (b for b in bundles if not any(in_series(item.view, other.view) for other in b))
+        bundle = next(fitting, None)
+        if bundle is None:
+            bundles.append([item])
+        else:
+            bundle.append(item)
+    return [bundle for bundles in gathered.values() for bundle in bundles]

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nndiag.core.errors import NndiagError
 from nndiag.lab.bench import OutOfTimeError
 from nndiag.lab.bench_parts import RandomTargets
-from nndiag.lab.forward import call, take
 from nndiag.lab.symmetry.groups import Mirror, Twins, meet, mirrors_of, still_mirrored, still_together, twins_of
 from nndiag.lab.symmetry.rounding import rounding
 from nndiag.lab.symmetry.runs import Counterfactuals, healed, under_noise
 from nndiag.lab.symmetry.verdict import DROPOUT, STUCK, Verdict
-from nndiag.lab.units import unit_views
-from nndiag.lab.units_use import uses_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
-    from nndiag.core.subject import Batch
     from nndiag.lab.bench import Bench, Trial
     from nndiag.lab.units import UnitView
 
@@ -52,25 +46,6 @@ def first_steps(bench: Bench, loss: Callable[..., Tensor] | None = None) -> Tria
         return trial.steps >= FIRST_STEPS and not (fresh and last > 1)
 
     return bench.run(MOST_STEPS, loss, until=settled)
-
-
-def few_rows(batch: Batch) -> Batch:
-    """Two rows of a batch; all of it where it has no rows."""
-    with contextlib.suppress(NndiagError):
-        batch = take(batch, 2)
-    return batch
-
-
-def views_of(bench: Bench, pattern: Callable[[str], bool] = lambda _name: True) -> list[UnitView]:
-    """Every layer's units, bare parameters turned as one forward uses them."""
-    bench.restore()
-    try:
-        uses = uses_of(bench.model, lambda: call(bench.model.eval(), few_rows(bench.batches[0]).inputs))
-    except (NndiagError, RuntimeError):
-        uses = {}
-    finally:
-        bench.restore()
-    return [view for view in unit_views(bench.model, uses) if pattern(view.module)]
 
 
 def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
