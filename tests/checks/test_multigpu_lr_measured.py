@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,32 @@ def test_a_taken_port_ends_in_two_lines(folder):
     assert done.returncode == 3
     assert len(lines) == 2
     assert "process group did not come together" in lines[0]
+
+
+def test_a_rank_that_torchrun_ends_while_it_waits_for_a_lost_one_says_so(folder):
+    import signal
+
+    from torch.distributed import TCPStore
+
+    agents = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun's agent has one
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(agents.port), "RANK": "0", "LOCAL_RANK": "0",
+             "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none", "TORCHELASTIC_USE_AGENT_STORE": "True"}  # fmt: skip
+    command = [sys.executable, "-m", "nndiag", "multigpu-lr", *FOUR, "--model", "measured_net.py:net", "--data",
+               "measured_net.py:data"]  # fmt: skip
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **piped, env={**os.environ, **group}) as waiting:
+        try:
+            agents.wait(["nndiag/here/0"], timedelta(seconds=60))
+            waiting.send_signal(signal.SIGTERM)
+            out, err = waiting.communicate(timeout=20)
+        finally:
+            waiting.kill()
+    lines = err.strip().splitlines()
+    assert (waiting.returncode, out) == (143, "")
+    assert lines[-2:] == [
+        "error: torchrun ended rank 0 of 2: another rank was lost",
+        "hint: torchrun names it and its exit code below; out of memory, or killed?",
+    ]
 
 
 def test_fresh_weights_beyond_their_noise_scale_are_a_note(folder, capfd):

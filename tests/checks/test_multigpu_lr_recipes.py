@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 
 from nndiag.checks.multigpu_lr import MultigpuLr
+from nndiag.checks.multigpu_lr.plan import Plan
+from nndiag.checks.multigpu_lr.square_root import judge_square_root
 from nndiag.core.check import diagnose
 from nndiag.core.errors import NndiagError
+from nndiag.core.findings import Finding
 from nndiag.core.subject import Subject
 from nndiag.load.recipe import load_recipe
 
@@ -371,6 +374,12 @@ def restarts(optimizer):
 
 def raises(optimizer):
     raise RuntimeError("no schedule today")
+
+def raises_later(optimizer):
+    return lr_scheduler.LambdaLR(optimizer, lambda s: 1 / (50 - s))
+
+def below_zero(optimizer):
+    return lr_scheduler.LambdaLR(optimizer, lambda s: 1 - s / 50)
 """
 
 
@@ -408,6 +417,36 @@ def test_a_schedule_of_ones_own_counted_on_one_device_is_found(tmp_path, name):
 def test_a_schedule_of_ones_own_that_raises_ends_in_two_lines(tmp_path):
     with pytest.raises(NndiagError, match="no schedule today"):
         own(tmp_path, "raises")
+
+
+def test_a_schedule_of_ones_own_that_raises_on_its_way_is_found(tmp_path):
+    message = only(own(tmp_path, "raises_later"), "MGL003").message
+    assert "raises at epoch 0.5 of epoch 10" in message
+    assert "ZeroDivisionError" in message
+
+
+def test_a_schedule_of_ones_own_that_goes_below_zero_ends_in_two_lines(tmp_path):
+    with pytest.raises(NndiagError, match="below_zero gives a learning rate of -0"):
+        own(tmp_path, "below_zero")
+
+
+def test_a_rate_that_cannot_be_compared_is_said_to_be_so_in_the_answer():
+    report = judged({"gpus": 4, "per-device-batch": 32, "lr": 0.1})
+    assert "whether lr 0.1 follows it needs base-lr" in report.answers[0]
+
+
+def test_a_rate_that_a_summed_gradient_makes_linear_is_no_square_root():
+    recipe = load_recipe(options={"gpus": 4, "per-device-batch": 32, "accumulation": 4, "base-batch": 32,
+                                  "base-lr": 0.05, "lr": 0.2, "optimizer": "sgd"})  # fmt: skip
+    assert [item.rule.code for item in judge_square_root(Plan(recipe)) if isinstance(item, Finding)] == ["MGL005"]
+    assert not [item for item in judge_square_root(Plan(recipe), 4.0) if isinstance(item, Finding)]
+
+
+def test_updates_are_whole_epochs_of_whole_updates():
+    report = judged({"gpus": 4, "per-device-batch": 128, "lr": 0.1, "dataset-size": 50_000, "epochs": 100})
+    rows = {row[0]: row for row in report.tables[0].rows}
+    assert rows["updates per epoch"][1:3] == ("391", "98")
+    assert rows["updates"][1:3] == ("39100", "9800")
 
 
 def test_a_warm_up_inside_a_schedule_of_ones_own_is_seen(tmp_path):

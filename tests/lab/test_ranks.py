@@ -17,7 +17,7 @@ from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch, Training
 from nndiag.lab import gradients
 from nndiag.lab.objective import resolve_objective
-from nndiag.lab.ranks import group_of_one, run_ranks
+from nndiag.lab.ranks import group_of_one, run_ranks, torchrun_backend
 from nndiag.lab.shards import Devices, RankGradient, pick, train_on
 from nndiag.lab.worldly import talks_to_ranks
 
@@ -154,6 +154,20 @@ def test_a_lost_rank_ends_the_group_within_the_deadline(jobs, name, seconds, wor
 def test_what_cannot_be_sent_says_so():
     with pytest.raises(NndiagError, match="cannot be sent"):
         run_ranks(lambda rank, world: None, 2, seconds=5)
+
+
+@pytest.mark.parametrize(
+    ("device", "local_ranks", "gpus", "backend"),
+    [
+        ("cuda", 8, 8, "nccl"),
+        ("cuda", 1, 8, "nccl"),
+        ("cuda", 2, 1, "gloo"),  # nccl refuses two ranks on one GPU
+        ("cuda:0", 2, 8, "gloo"),  # named by the user: all ranks share it
+        ("cpu", 2, 8, "gloo"),
+    ],
+)
+def test_nccl_moves_gradients_where_every_rank_has_a_gpu_of_its_own(device, local_ranks, gpus, backend):
+    assert torchrun_backend(device, local_ranks=local_ranks, gpus=gpus) == backend
 
 
 def test_a_group_of_one_is_given_back():

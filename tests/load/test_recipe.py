@@ -223,6 +223,21 @@ def test_an_impossible_value_is_refused_with_its_name(options, table, words):
         load_recipe(options=options, table=table)
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"per_device_train_batch_size": 8.5, "learning_rate": 1e-4},
+        {"train_batch_size": 64.5, "zero_optimization": {}},
+        {"train_micro_batch_size_per_gpu": 2.5},
+        {"trainer": {"devices": 2}, "data": {"batch_size": 8.5}},
+    ],
+)
+def test_a_batch_of_half_a_sample_is_refused(tmp_path, document):
+    (tmp_path / "native.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match="whole number"):
+        load_recipe([str(tmp_path / "native.json")])
+
+
 def test_a_misspelt_word_gets_a_suggestion():
     with pytest.raises(UsageError) as refused:
         load_recipe(options={"framework": "lightening"})

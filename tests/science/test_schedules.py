@@ -73,6 +73,15 @@ def test_cosine_over_1000_steps_stepped_four_times_per_update_climbs_back_to_its
     assert sum(y) / len(y) == pytest.approx(0.5, abs=1e-3)
 
 
+@pytest.mark.parametrize("points", [301, 4001, 4003])
+def test_of_rebounds_that_are_alike_the_first_is_told(points):
+    curve = Curve("cosine", total=1000)
+    x = schedules.grid(7812, points)
+    back = schedules.rebound(x, [curve.factor(u) for u in x])
+    assert back.low_at == pytest.approx(1000, abs=30)
+    assert back.high_at == pytest.approx(2000, abs=30)
+
+
 def test_a_warm_up_is_no_rebound():
     curve = Curve("cosine", total=100, warmup=30)
     x = schedules.grid(100)

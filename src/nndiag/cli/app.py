@@ -28,9 +28,10 @@ from nndiag.cli.commands import (
     rules,
     stored,
 )
+from nndiag.cli.examples import epilog
 from nndiag.cli.failures import explain
 from nndiag.cli.options import expanded
-from nndiag.cli.streams import ReaderLeftError, put, say_error
+from nndiag.cli.streams import ReaderLeftError, ended_by_torchrun, put, say_error
 from nndiag.core.errors import UsageError
 
 MORE = "More"
@@ -86,8 +87,8 @@ CHECKS = (
     ("multigpu-lr", multigpu_lr.multigpu_lr),
 )
 for _name, _command in CHECKS:
-    app.command(_name, rich_help_panel="Checks")(expanded(_command))
-app.command("all", rich_help_panel="Checks")(expanded(everything.everything))
+    app.command(_name, rich_help_panel="Checks", epilog=epilog(_name))(expanded(_command))
+app.command("all", rich_help_panel="Checks", epilog=epilog("all"))(expanded(everything.everything))
 app.command("demo", rich_help_panel=MORE)(expanded(demo.demo))
 app.command("init", rich_help_panel=MORE)(init.init)
 app.command("report", rich_help_panel=MORE)(expanded(stored.report))
@@ -147,6 +148,9 @@ def _usage(error: Any) -> int:
 
 def _end_cleanly_on_sigterm() -> None:
     def stop(_number: int, _frame: Any) -> None:
+        told = ended_by_torchrun()
+        if told:
+            os.write(2, told.encode())  # not through sys.stderr: the signal may have come while that was written to
         raise SystemExit(TERMINATED)
 
     with suppress(ValueError):  # not in the main thread

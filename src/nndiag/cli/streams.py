@@ -63,6 +63,20 @@ def is_first_rank() -> bool:
     return os.environ.get("RANK", "0") in ("", "0")
 
 
+def ended_by_torchrun() -> str:
+    """Return the two lines for a SIGTERM from torchrun, which ends every rank once one is lost; "" elsewhere.
+
+    Rank 0 says them; rank 1 does too, for rank 0 may be the lost one.
+    """
+    rank, world = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "1")
+    if "TORCHELASTIC_RUN_ID" not in os.environ or world == "1" or rank not in ("0", "1"):
+        return ""
+    return (
+        f"error: torchrun ended rank {rank} of {world}: another rank was lost\n"
+        "hint: torchrun names it and its exit code below; out of memory, or killed?\n"
+    )
+
+
 def say(*lines: str) -> None:
     """Talk to the person, on stderr; never fail for it."""
     with suppress(OSError, ValueError):

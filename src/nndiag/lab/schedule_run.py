@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def record(factory: Callable[..., Any], lr: float, steps: int) -> Recorded:
         steps: How often `step()` is called.
 
     Raises:
-        NndiagError: The factory fails, or returns something that has no `step`.
+        NndiagError: The factory fails, returns something that has no `step`, or the rate is negative or no number.
     """
     optimizer = SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     name = getattr(factory, "__name__", type(factory).__name__)
@@ -91,6 +92,12 @@ def record(factory: Callable[..., Any], lr: float, steps: int) -> Recorded:
                 raised = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
                 break
             rates.append(float(optimizer.param_groups[0]["lr"]))
+    wrong = next((i for i, rate in enumerate(rates) if not (math.isfinite(rate) and rate >= 0)), None)
+    if wrong is not None:
+        raise NndiagError(
+            f"the schedule {name} gives a learning rate of {rates[wrong]:.6g} after {wrong} steps",
+            hint="a rate is a finite number, not below 0",
+        )
     kind = type(scheduler).__name__
     return Recorded(tuple(rates), kind, raised, _counts(scheduler, kind), cyclic=kind in CYCLES)
 

@@ -11,6 +11,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+ALIKE = 0.98  # rises this close to the largest are the same rise on another place of the grid
+
 
 @dataclass(frozen=True, slots=True)
 class Curve:
@@ -164,7 +166,8 @@ def _top(y: Sequence[float]) -> int:
 def rebound(x: Sequence[float], y: Sequence[float]) -> Rebound | None:
     """Return the largest rise after the peak has been left, or None when the curve never rises again.
 
-    The warm-up's rise comes before the peak and does not count.
+    The warm-up's rise comes before the peak and does not count. Of rises that are alike, as a periodic curve has them,
+    it is the first.
 
     Args:
         x: Positions, ascending.
@@ -173,16 +176,22 @@ def rebound(x: Sequence[float], y: Sequence[float]) -> Rebound | None:
     if not y or max(y) <= 0:
         return None
     peak = max(y)
-    start = _top(y)
-    low = start
-    best: Rebound | None = None
-    for i in range(start, len(y)):
+    low = high = _top(y)
+    rises: list[tuple[int, int]] = []
+    for i in range(low, len(y)):
         if y[i] < y[low]:
-            low = i
-        rise = (y[i] - y[low]) / peak
-        if rise > 1e-9 and (best is None or rise > best.rise):
-            best = Rebound(x[low], y[low], x[i], y[i], rise)
-    return best
+            rises.append((low, high))
+            low = high = i
+        elif y[i] > y[high]:
+            high = i
+    rises.append((low, high))
+    sizes = [(y[top] - y[bottom]) / peak for bottom, top in rises]
+    largest = max(sizes)
+    if largest <= 1e-9:
+        return None
+    first = next(i for i, size in enumerate(sizes) if size >= ALIKE * largest)
+    low, high = rises[first]
+    return Rebound(x[low], y[low], x[high], y[high], sizes[first])
 
 
 def arrival(x: Sequence[float], y: Sequence[float], share: float = 0.01) -> float | None:

@@ -71,7 +71,7 @@ class MultigpuLr:
         step, missing = stepping(plan)
         yield from warmup.judge_warmup(plan, step)
         yield from schedule.judge_schedule(step, missing)
-        yield from square_root.judge_square_root(plan)
+        yield from square_root.judge_square_root(plan, factor)
         yield from constants.judge_constants(plan)
         yield from order.judge_shards(plan)
         yield from order.judge_sampler(plan)

@@ -61,7 +61,8 @@ def _shared(work: Any, *arguments: Any) -> Any:
     except NndiagError:
         raise
     except RuntimeError as lost:
-        said = str(lost).strip().splitlines()[0]
+        said = str(lost).strip().splitlines()[0].rpartition(".cc:")[2].partition("] ")[2] or str(lost).splitlines()[0]
+        said = said.partition(". This is typically")[0]
         raise NndiagError(f"another rank was lost: {said[:160]}", hint="see the messages of the other ranks") from lost
 
 
@@ -73,8 +74,9 @@ def _comparison(setting: Setting, rank: int) -> Comparison:
     whole = gradients.gradient_of(model, everything, setting.objective, seed=seed)
     own = shards[rank * laid.micro : (rank + 1) * laid.micro]
     mine = torch.stack(list(gradients.shard_gradients(model, own, setting.objective, seed=seed)))  # (A, P)
+    mine = _placed(mine, setting)
     gathered = [torch.empty_like(mine) for _ in range(laid.ranks)]
-    dist.all_gather(gathered, _placed(mine, setting))
+    dist.all_gather(gathered, mine)
     parts = torch.cat([piece.cpu() for piece in gathered])
     counts = {
         "shard": [float(batch_rows(shard)) for shard in shards],

@@ -94,10 +94,17 @@ def _epoch_cells(plan: Plan) -> tuple[str | None, str | None]:
 
 
 def _updates_cells(plan: Plan) -> tuple[str | None, str | None]:
-    now, k = plan.updates, plan.k
-    if not now:
-        return None, None
-    return (show(round(now * k)) if k else None), show(round(now))
+    recipe = plan.recipe
+    if recipe.updates or not (recipe.dataset_size and recipe.epochs):
+        now, k = plan.updates, plan.k
+        return (show(round(now * k)) if now and k else None), show(round(now)) if now else None
+    counts = [
+        math.ceil(recipe.epochs * scaling.steps_per_epoch(recipe.dataset_size, batch, drop_last=bool(recipe.drop_last)))
+        if batch
+        else None
+        for batch in (recipe.base_batch, recipe.global_batch)
+    ]
+    return _cell(counts[0]), _cell(counts[1])
 
 
 def rate_against_batch(plan: Plan, noise: float | None = None) -> Iterator[Observation]:
@@ -123,33 +130,7 @@ def rate_against_batch(plan: Plan, noise: float | None = None) -> Iterator[Obser
 
 def answer(plan: Plan, findings: list[Finding], factor: float | None = None) -> Answer:
     """Say in one sentence what changed, with its numbers."""
-    recipe, k, ratio = plan.recipe, plan.k, plan.rate_ratio
-    parts = []
-    if recipe.framework == "easgd":
-        parts.append("elastic averaging has no global batch: the learning rate is per worker and is not multiplied by "
-                     f"{plan.devices}")  # fmt: skip
-    elif k and recipe.devices:
-        verb = "multiply the batch" if k > 1 else "keep the batch" if k == 1 else "shrink the batch"
-        noun = f"{recipe.devices} devices" if recipe.devices > 1 else "1 device"
-        noun = noun if recipe.devices > 1 else noun.replace("device", "device with its accumulation")
-        verb = (
-            verb
-            if recipe.devices > 1
-            else verb.replace("multiply", "multiplies").replace("keep", "keeps").replace("shrink", "shrinks")
-        )
-        parts.append(f"{noun} {verb} {show(recipe.base_batch or 0)} → {show(recipe.global_batch or 0)} ({times(k)})")
-    elif k:
-        parts.append(f"the batch goes {show(recipe.base_batch or 0)} → {show(recipe.global_batch or 0)} ({times(k)})")
-    elif recipe.global_batch:
-        parts.append(f"the global batch is {show(recipe.global_batch)}")
-    if k and recipe.base_lr:
-        rules = f"linear would be {show(recipe.base_lr * k)}, square root {show(recipe.base_lr * k**0.5)}"
-        if ratio is None:
-            parts.append(rules)
-        elif abs(ratio - 1) < 0.05:
-            parts.append(f"lr {show(recipe.lr or 0)} is unchanged" + (f": {rules}" if abs(k - 1) > 0.05 else ""))
-        else:
-            parts.append(f"lr goes {show(recipe.base_lr)} → {show(recipe.lr or 0)} ({times(ratio)}; {rules})")
+    parts = [*_batch_words(plan), *_lr_words(plan)]
     if factor is not None:
         same = abs(factor - 1) < 0.01
         parts.append("the aggregated gradient is the whole batch's" if same else f"the gradient is {times(factor)}")
@@ -160,3 +141,40 @@ def answer(plan: Plan, findings: list[Finding], factor: float | None = None) -> 
     if not findings and parts:
         parts.append("nothing that was judged changed the recipe")
     return Answer("; ".join(parts) or "too little is declared to compare the recipe with one device's")
+
+
+def _batch_words(plan: Plan) -> Iterator[str]:
+    recipe, k = plan.recipe, plan.k
+    several = plan.devices > 1
+    if recipe.framework == "easgd":
+        yield (
+            f"elastic averaging has no global batch: the learning rate is per worker, not multiplied by {plan.devices}"
+        )
+    elif k and recipe.devices:
+        verb = "multiply" if k > 1 else "keep" if k == 1 else "shrink"
+        verb = verb if several else {"multiply": "multiplies"}.get(verb, f"{verb}s")
+        noun = f"{recipe.devices} devices" if several else "1 device"
+        noun += " with its accumulation" if recipe.accumulation > 1 and not several else ""
+        grown = f"{show(recipe.base_batch or 0)} → {show(recipe.global_batch or 0)} ({times(k)})"
+        yield f"{noun} {verb} the batch {grown}"
+    elif k:
+        yield f"the batch goes {show(recipe.base_batch or 0)} → {show(recipe.global_batch or 0)} ({times(k)})"
+    elif recipe.global_batch:
+        yield f"the global batch is {show(recipe.global_batch)}"
+
+
+def _lr_words(plan: Plan) -> Iterator[str]:
+    recipe, k, ratio = plan.recipe, plan.k, plan.rate_ratio
+    if k and recipe.base_lr:
+        rules = f"linear would be {show(recipe.base_lr * k)}, square root {show(recipe.base_lr * k**0.5)}"
+        if ratio is None:
+            yield rules
+        elif abs(ratio - 1) < 0.05:
+            yield f"lr {show(recipe.lr or 0)} is unchanged" + (f": {rules}" if abs(k - 1) > 0.05 else "")
+        else:
+            yield f"lr goes {show(recipe.base_lr)} → {show(recipe.lr or 0)} ({times(ratio)}; {rules})"
+    elif k and recipe.lr and abs(k - 1) > 0.05 and not plan.rate_free:
+        yield (
+            f"whether lr {show(recipe.lr)} follows it needs base-lr, the rate tuned at {show(recipe.base_batch or 0)}: "
+            f"linear is {times(k)}, square root {times(k**0.5)}"
+        )

@@ -38,7 +38,8 @@ def judge_schedule(step: Stepping | None, missing: str = "") -> Iterator[Observa
         yield _raises(step)
     else:
         yield from _unit(step, when)
-    yield from _rebound(step)
+    early = when is not None and when.intended is not None and when.ratio < 1
+    yield from _rebound(step, after_its_end=early)
     yield from _curves(step, when.ratio if when else 1.0)
 
 
@@ -60,7 +61,7 @@ def _unit(step: Stepping, when: Timing | None) -> Iterator[Observation]:
     never = run is not None and when.executed > run * 1.06
     met = f"would only come at {plan.when(when.executed)}" if never else f"comes at {plan.when(when.executed)}"
     what = {
-        "ends": f"the end of {name}",
+        "ends": "the end of the schedule" if name == "recorded" else f"the end of {name}",
         "first decays": "the first decay",
         "last decays": "the last milestone",
         "warms up until": "the end of the warm-up",
@@ -112,7 +113,13 @@ def _whole(value: float) -> float:
     return float(round(value)) if value >= 1 else value
 
 
-def _rebound(step: Stepping) -> Iterator[Observation]:
+def _rebound(step: Stepping, *, after_its_end: bool) -> Iterator[Observation]:
+    """MGL004.
+
+    Args:
+        step: The schedule, its counter tied to updates.
+        after_its_end: Whether MGL003 has said that the schedule ends too early: the rebound is then its second harm.
+    """
     horizon = step.horizon
     if horizon is None or _is_endless(step):
         yield Skip("MGL004", "needs total-steps, and dataset-size and epochs, or step-unit")
@@ -141,7 +148,7 @@ def _rebound(step: Stepping) -> Iterator[Observation]:
             f"mean {mean:.3g} of the peak, which alone looks right",
         ),
         means="cosine is periodic: stepped past its end it climbs as it fell, and late training gets rates meant for "
-        "its middle",
+        "its middle" + ("; it has the cause of MGL003, and what mends that mends this" if after_its_end else ""),
         fix=f"make total-steps the number of scheduler steps ({show(round(horizon * step.rate))}), or step once per "
         "optimizer update",
     )

@@ -21,9 +21,16 @@ TORCH_BETAS = (0.9, 0.999)
 GOYAL_K = 4.0  # up to here the two rules lie within a factor of two
 
 
-def judge_square_root(plan: Plan) -> Iterator[Observation]:
-    """MGL005: the square-root rule also moves Adam's betas, and ends where β1 would reach 0."""
+def judge_square_root(plan: Plan, factor: float = 1.0) -> Iterator[Observation]:
+    """MGL005: the square-root rule also moves Adam's betas, and ends where β1 would reach 0.
+
+    Args:
+        plan: The recipe.
+        factor: What the aggregated gradient was measured to be times the right one: SGD's weights see rate × gradient.
+    """
     recipe, k, ratio = plan.recipe, plan.k, plan.rate_ratio
+    if ratio is not None and factor > 0 and not plan.adaptive:
+        ratio *= factor
     asked = recipe.rule == "sqrt"
     seems = (
         recipe.rule is None

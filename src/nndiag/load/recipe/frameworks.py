@@ -40,8 +40,8 @@ def read_deepspeed(document: Mapping[str, Any], path: str) -> Draft:
     optimizer, params = _typed(document.get("optimizer"))
     draft.say(
         framework="deepspeed",
-        global_batch=number(document.get("train_batch_size"), "train_batch_size"),
-        per_device_batch=number(document.get("train_micro_batch_size_per_gpu"), "train_micro_batch_size_per_gpu"),
+        global_batch=whole(document.get("train_batch_size"), "train_batch_size"),
+        per_device_batch=whole(document.get("train_micro_batch_size_per_gpu"), "train_micro_batch_size_per_gpu"),
         accumulation=whole(document.get("gradient_accumulation_steps"), "gradient_accumulation_steps"),
         optimizer=optimizer.lower() if optimizer else None,
         lr=number(params.get("lr"), "optimizer.params.lr", strict=False),
@@ -92,7 +92,7 @@ def read_lightning(document: Mapping[str, Any], path: str) -> Draft:
         epochs=number(epochs, "trainer.max_epochs") if epochs not in (None, -1) else None,
         updates=whole(steps, "trainer.max_steps") if steps not in (None, -1) else None,
         max_grad_norm=number(trainer.get("gradient_clip_val"), "trainer.gradient_clip_val", strict=False),
-        per_device_batch=number(_first(data, "batch_size", "train_batch_size"), "data.batch_size"),
+        per_device_batch=whole(_first(data, "batch_size", "train_batch_size"), "data.batch_size"),
         optimizer=optimizer.rsplit(".", 1)[-1].lower() if optimizer else None,
         lr=number(_first(params, "lr", "learning_rate") or _first(model, "lr", "learning_rate"), "lr", strict=False),
         betas=pair(params.get("betas"), "optimizer.init_args.betas"),
@@ -136,7 +136,7 @@ def read_hf(document: Mapping[str, Any], path: str) -> Draft:
     name = hf_name(document.get("lr_scheduler_type", "linear"))
     draft.say(
         framework="hf",
-        per_device_batch=number(
+        per_device_batch=whole(
             _first(document, "per_device_train_batch_size", "per_gpu_train_batch_size"), "per_device_train_batch_size"
         ),
         accumulation=whole(document.get("gradient_accumulation_steps"), "gradient_accumulation_steps"),
