@@ -101,6 +101,38 @@ class Absorbing(torch.optim.Optimizer):
 
 def absorbing(params):
     return Absorbing(params)
+
+
+LENGTHS = [64, 60, 50, 8, 4, 4, 2, 2]
+
+
+def zero(inputs, outputs):
+    made = nn.Linear(inputs, outputs, bias=False)
+    nn.init.zeros_(made.weight)
+    return made
+
+
+def three():
+    return zero(3, 1)
+
+
+def regression():
+    torch.manual_seed(123)
+    x, w = torch.randn(10, 3, dtype=torch.float64), torch.randn(3, dtype=torch.float64)
+    return torch.utils.data.TensorDataset(x.float(), (x @ w).float()[:, None])
+
+
+def eight():
+    return zero(8, 20)
+
+
+def sentences():
+    torch.manual_seed(41)
+    x, y = torch.randn(194, 8, dtype=torch.float64), torch.randint(0, 20, (194,))
+    rows, targets = torch.zeros(8, 64, 8), torch.full((8, 64), -100)
+    for i, (words, ids) in enumerate(zip(x.split(LENGTHS), y.split(LENGTHS))):
+        rows[i, : len(words)], targets[i, : len(ids)] = words.float(), ids
+    return torch.utils.data.TensorDataset(rows, targets)
 """
 
 
@@ -153,6 +185,27 @@ def test_the_token_lengths_of_the_thread_are_named_and_sized_as_the_loop_by_hand
         gradients.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))]))
     whole, averaged = gradients[0], torch.stack(gradients[1:]).mean(0)
     assert item["evidence"]["value"] == pytest.approx(float((averaged - whole).norm() / whole.norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "error", "cosine", "words"),
+    [
+        ("three", "regression", ("--config", "shards.toml", "--loss", "mse"), 0.138, None,
+         "shard imbalance: 3 ranks give a gradient 0.138 off"),
+        ("eight", "sentences", TOKENS, 1.74, 0.53,
+         "token imbalance: 8 ranks give a gradient 1.74 off (relative), cosine 0.53"),
+    ],
+)  # fmt: skip
+def test_shards_of_4_4_2_and_lengths_of_64_to_2_are_off_by_the_sizes_often_quoted(  # noqa: PLR0917
+    folder, capfd, model, data, options, error, cosine, words
+):
+    """Both sizes belong to one draw of samples: where the gradient is all noise they are 1/3 and 2.02 on average."""
+    (folder / "shards.toml").write_text("[multigpu-lr]\nshard-sizes = [4, 4, 2]\n")
+    _, document, _ = run(capfd, model, data, *options)
+    assert words in found(document)["MGL101"]["message"]
+    sizes = {item["name"]: item["value"] for item in document["measurements"]}
+    assert sizes["gradient_relative_error"] == pytest.approx(error, abs=0.005)
+    assert cosine is None or sizes["gradient_cosine"] == pytest.approx(cosine, abs=0.005)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def _imbalance(seen: Comparison) -> tuple[str, str]:
             same = seen.counts["token"] == seen.counts["shard"]
             kind = "shard" if same else name
             low, high = int(min(seen.counts[name])), int(max(seen.counts[name]))
-            return f"{kind} imbalance", f"; shards hold {low} to {high} {words}"
+            return f"{kind} imbalance", f"; shards hold {low} to {high} {'samples' if same else words}"
     spread = float(shape.max() / shape.min()) if float(shape.min()) > 0 else float("inf")
     return "weight imbalance", f"; the loss weighs its shards {show(spread)} to 1 (class weights, masks)"
 
