@@ -86,7 +86,7 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
     try:
         table = timing.time_tables(
             costliest, check.around, machine, make, kept_rows=kept, device=subject.run.device,
-            seconds=min(4.0, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
+            seconds=min(3.5, 0.3 * budget), clip=check.clip_grad_norm, seed=subject.run.seed,
         )  # fmt: skip
         whole: WholeStep | None = None
         if view is not None:

@@ -97,7 +97,7 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
                 continue
             if cure.key != "current":
                 other = _trial(cure.spec, cure, makers(cure), device=device, clip=clip, seed=seed)
-                forecast = lab.forecast(other, cure.spec.rows, copies=copies(cure), seconds=share, full=True)
+                forecast = lab.forecast(other, cure.spec.rows, copies=copies(cure), seconds=share, full=True, ends=True)
             measured = forecast.measured
             value = measured.total.typical if measured else forecast.seconds
             bounds = (measured.total.low, measured.total.high) if measured else forecast.interval

@@ -21,12 +21,16 @@ KEEPS = frozenset({
     "__get__",
 })  # fmt: skip
 _ZEROS = frozenset({"zeros", "zeros_like", "new_zeros"})
+_DRAWS = frozenset({"normal_", "uniform_", "trunc_normal_", "random_", "bernoulli_", "exponential_", "erfinv_"})
 _PICKS = frozenset({"__getitem__", "index_select", "embedding"})
 _MADE: weakref.WeakKeyDictionary[nn.Module, list[Tensor]] = weakref.WeakKeyDictionary()
 
 
 class EyesMade(TorchFunctionMode):
-    """Inside, every identity matrix that is built is remembered: on the meta device its numbers cannot be asked."""
+    """Inside, every identity matrix that is built is remembered: on the meta device its numbers cannot be asked.
+
+    Drawing numbers that are not there is left out: it would import torch's compiler, two seconds.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,8 +38,12 @@ class EyesMade(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function and keep its result where it is an identity."""
-        result = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
+        target = args[0] if args else (kwargs or {}).get("tensor")
+        draws = name in _DRAWS or getattr(func, "__module__", "") == "torch.nn.init"
+        if draws and name.endswith("_") and isinstance(target, Tensor) and target.is_meta:
+            return target
+        result = func(*args, **(kwargs or {}))
         kept = name in KEEPS and args and any(args[0] is item for item in self.made)
         if isinstance(result, Tensor) and (name == "eye" or kept) and _square(result):
             self.made.append(result)

@@ -242,7 +242,14 @@ def _between(low: float, top: float) -> tuple[int, ...]:
 
 
 def forecast(  # noqa: PLR0913 - budgets, by name
-    trial: Trial, rows: int, *, copies: float = 6, seconds: float = 4.0, repeats: int = 5, full: bool = False
+    trial: Trial,
+    rows: int,
+    *,
+    copies: float = 6,
+    seconds: float = 4.0,
+    repeats: int = 5,
+    full: bool = False,
+    ends: bool = False,
 ) -> Forecast:
     """Predict the step of a table of V rows from smaller ones, and measure it where that is cheap.
 
@@ -253,12 +260,15 @@ def forecast(  # noqa: PLR0913 - budgets, by name
         seconds: Time to spend on the smaller sizes, about.
         repeats: Repetitions at each size.
         full: Also measure at V, where it fits.
+        ends: Only the smallest and the largest of the sizes: enough for a line.
 
     Returns:
         The line through the smaller sizes, its value and interval at V, and the measurement if there is one.
     """
     row_bytes = trial.dim * trial.dtype.itemsize
     sizes = sizes_to_try(rows, row_bytes, copies, sparse=trial.sparse)
+    if ends:
+        sizes = tuple(sorted({sizes[0], sizes[-1]}))
     begun = time.perf_counter()
     share = seconds * len(sizes) / (len(sizes) + full)
     tried = tuple(time_sizes(trial, sizes, repeats=repeats, seconds=share))
