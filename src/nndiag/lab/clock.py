@@ -42,7 +42,7 @@ class Timing:
 def wait(device: str | torch.device) -> None:
     """Wait until the device has done what was asked: an accelerator returns before the work is done."""
     if torch.device(device).type != "cpu" and torch.accelerator.is_available():
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(torch.device(device))  # this one, not the current one
 
 
 def time_call(

@@ -170,6 +170,7 @@ def _verdict(
         else "extrapolated from "
         + ", ".join(f"{item.rows:,} rows ({duration(item.total.typical)})" for item in result.table.forecast.tried)
     )
+    on_cpu = subject.run.device.startswith("cpu")
     moved = ledger(spec, check.around).moved
     words = f"{size(moved)} and {result.taken} per step, {percent(result.share)} of a step"
     evidence = Evidence(
@@ -179,7 +180,7 @@ def _verdict(
         threshold=limits.warning,
         n={"sizes": len(result.table.forecast.tried), "repeats": result.table.forecast.tried[-1].total.repeats},
         seed=subject.run.seed,
-        detail=f"the table's step {how}, on one thread; the whole step {duration(step)}{beside}",
+        detail=f"the table's step {how}{', on one thread' * on_cpu}; the whole step {duration(step)}{beside}",
     )
     refused = {cure.key: cure.refused for cure in result.cures if cure.refused}
     yield rules.traffic_finding("EMB101", spec, check.around, level, (words, evidence), refused)
