@@ -224,3 +224,49 @@ def test_what_the_budget_left_no_time_for_is_skipped_for_that_reason():
     assert {"DRP103", "DRP104", "DRP106", "DRP107"} <= late
     note = next(f for f in report.findings if f.rule.code == "NND902")
     assert "forwards" in note.fix
+
+
+class Zoneout(nn.Module):
+    """Units keep their last value at random (Krueger et al. 2017)."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head, self.drop = nn.GRUCell(16, 32), nn.Linear(32, 4), nn.Dropout(0.2)
+
+    def forward(self, x):
+        h = x.new_zeros(len(x), 32)
+        for step in x.unbind(1):
+            new = self.cell(step, h)
+            mask = torch.bernoulli(torch.full_like(h, 0.1)) if self.training else torch.full_like(h, 0.1)
+            h = mask * h + (1 - mask) * new
+        return self.head(self.drop(h))
+
+
+def test_a_random_choice_between_two_tensors_is_no_dropout():
+    report = examine(Zoneout, torch.randn(32, 5, 16))
+    assert not loud(report)
+    assert report.target["dropout_sites"] == 1
+    assert report.target["other_randomness"]
+
+
+class Dense(nn.Module):
+    """A dense block: what comes out of the dropout stands beside what went around it."""
+
+    def __init__(self, p):
+        super().__init__()
+        self.conv, self.norm, self.head, self.p = nn.Conv1d(8, 8, 3, padding=1), nn.BatchNorm1d(16), nn.Linear(16, 3), p
+
+    def forward(self, x):
+        new = F.dropout(self.conv(x), self.p, self.training)
+        return self.head(torch.relu(self.norm(torch.cat([x, new], 1))).mean(-1))
+
+
+@pytest.mark.parametrize(("p", "level"), [(0.1, None), (0.5, "warning")])
+def test_a_variance_shift_is_judged_on_the_channels_that_the_dropout_reaches(p, level):
+    """The convolution's output is centred but for its bias: a ratio of 1/q or a little more, as in Li et al. 2019."""
+    report = examine(lambda: Dense(p), torch.randn(128, 8, 20))
+    found = [f for f in report.findings if f.rule.code == "DRP105"]
+    assert bool(found) == bool(level)
+    assert all("8 of 16 channels" in f.evidence.detail for f in found)
+    ratio = next(m.value for m in report.measurements if m.name == "variance_ratio")
+    assert 1 / (1 - p) * 0.98 < ratio < 1 / (1 - p) * 1.4

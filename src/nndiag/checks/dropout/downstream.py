@@ -94,6 +94,10 @@ def _shift_finding(case: Case, site: Site, shift: NormShift, predicted: float, l
 
     bn = shift.norm.owner
     severity = _by_size(shift, limit)
+    reached = len(shift.channels)
+    channels = (
+        f"{reached} channels" if reached == shift.total else f"the {reached} of {shift.total} channels it reaches"
+    )
     lower = rate_for_ratio(shift.ratio, site.p, min(1.2, limit)) if site.p < 1 and shift.ratio > 1 else math.nan
     closed = "" if math.isnan(predicted) else f"; closed form {predicted:.3g}"
     return found(
@@ -104,7 +108,7 @@ def _shift_finding(case: Case, site: Site, shift: NormShift, predicted: float, l
             value=shift.ratio, unit="ratio", interval=shift.interval,
             threshold=1 + NOTE_SHARE * (limit - 1) if severity is Severity.NOTE else limit,
             n={"samples": case.bench.rows, "masks": shift.masks}, seed=case.subject.run.seed,
-            detail=f"median over {len(shift.channels)} channels{closed}",
+            detail=f"median over {channels}{closed}",
         ),
         means=f"running_var is learned with dropout on; in eval '{bn}' puts out "
               f"{1 / math.sqrt(shift.ratio):.2f} of the standard deviation that training saw",

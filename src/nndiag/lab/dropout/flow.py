@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from nndiag.lab.dropout.sites import Site
 
 DEAD = 1e-6  # channels whose variance is below this share of the median do not count
+UNMOVED = 1e-4  # change of a channel's variance that is rounding
 ROWS = 4096  # attention rows looked at
 FEW_KEYS = 8  # rows with fewer keys lose their mass in any model
 
@@ -33,9 +34,10 @@ class NormShift:
     """Variance entering a batch norm, training over eval."""
 
     norm: Step
-    ratio: float  # median over channels
+    ratio: float  # median over the channels that dropout reaches
     interval: tuple[float, float]
     channels: tuple[float, ...]
+    total: int  # channels, those that no dropout reaches too
     masks: int
 
 
@@ -113,6 +115,9 @@ def _shift(norm: Step, still: Tensor | None, drawn: list[Tensor]) -> NormShift |
     if still is None or not drawn or any(item.shape != still.shape for item in drawn):
         return None
     alive = still > DEAD * still.median().clamp_min(1e-300)
+    moved = (torch.stack(drawn) - still).abs().amax(0) > UNMOVED * still  # beside a shortcut that was concatenated
+    total = int(alive.sum())
+    alive = alive & moved if bool((alive & moved).any()) else alive
     if not bool(alive.any()):
         return None
     ratios = torch.stack(drawn)[:, alive] / still[alive]  # (masks, channels)
@@ -120,7 +125,7 @@ def _shift(norm: Step, still: Tensor | None, drawn: list[Tensor]) -> NormShift |
     each = ratios.mean(0)
     middle = float(each.median())
     width = float(stdtrit(max(1, len(middles) - 1), 0.975)) * standard_error(middles) if len(middles) > 1 else math.inf
-    return NormShift(norm, middle, (middle - width, middle + width), tuple(each.tolist()), len(drawn))
+    return NormShift(norm, middle, (middle - width, middle + width), tuple(each.tolist()), total, len(drawn))
 
 
 def predicted_shift(lab: SiteLab, site: Site) -> float:

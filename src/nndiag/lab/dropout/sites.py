@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import TYPE_CHECKING
 
+from nndiag.lab.dropout.graph import Chance
 from nndiag.lab.dropout.ops import FUSED, RECURRENT
 
 if TYPE_CHECKING:
@@ -89,8 +91,15 @@ class Map:
 
     def sites(self) -> list[Site]:
         """Every dropout with its surroundings."""
-        found = [self._site(seen) for seen in self.film.sites]
-        return [site for site in found if site is not None]
+        found = [site for seen in self.film.sites if (site := self._site(seen)) is not None]
+        hand = [site for site in found if site.seen.handmade]
+        # By line: where a recurrence starts from zeros, the first choice is between those and one tensor of data.
+        mixed = {_line(site) for one, other in combinations(hand, 2) if _mixes(one, other) for site in (one, other)}
+        for site in hand:
+            if _line(site) in mixed:
+                chance = Chance("a random choice between two tensors", site.seen.where, site.seen.index)
+                self.film.chances.append(chance)
+        return [site for site in found if not (site.seen.handmade and _line(site) in mixed)]
 
     def _site(self, seen: Seen) -> Site | None:
         step = self.film.step_of(seen)
@@ -247,6 +256,20 @@ class Map:
         """The dotted name of the leaf module that reads the dropout."""
         name = self.end_name(end)
         return name.split(" ")[0] if end.step is not None and " " in name and name != "residual add" else None
+
+
+def _mixes(one: Site, other: Site) -> bool:
+    """Whether a mask and its complement choose between two tensors, as zoneout does: m·a + (1-m)·b drops nothing."""
+    first, second = one.seen.mask, other.seen.mask
+    if first is None or second is None or one.anchor.step is None or other.anchor.step is None:
+        return False
+    same = one.anchor.kind == "add" and one.anchor.step.index == other.anchor.step.index
+    return same and first.total == second.total == first.kept + second.kept
+
+
+def _line(site: Site) -> tuple[str | None, str | None, int | None]:
+    where = site.seen.where
+    return where.module, where.file, where.line
 
 
 def kind_of(step: Step) -> str:
