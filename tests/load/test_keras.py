@@ -435,3 +435,29 @@ def test_weights_that_no_input_reaches_are_still_trained():
     graph, _ = translated(stack((5, 8), Positions(name="mine"), L.Dense(2)), "x")
     graph(torch.randn(2, 5, 8)).sum().backward()
     assert all(item.grad is not None for item in graph.parameters())
+
+
+class LayerOfLayers(keras.layers.Layer):
+    """A layer of layers whose code cannot be followed, in a model that can."""
+
+    def __init__(self, **more):
+        super().__init__(**more)
+        self.table = L.Embedding(50, 8)
+        self.parts = [L.Dense(8, activation="relu"), L.Dropout(0.5)]
+
+    def call(self, x, training=None):
+        x = torch.mean(self.table(x), 1)
+        for part in self.parts:
+            x = part(x, training=training) if isinstance(part, L.Dropout) else part(x)
+        return x
+
+
+def test_a_layer_that_cannot_be_followed_is_looked_into():
+    model = keras.Sequential([keras.Input((6,), dtype="int32"), LayerOfLayers(name="mine"), L.Dense(2)])
+    graph, notes = translated(model, "x")
+    assert notes == ["'mine' is run by Keras (LayerOfLayers is a class of its own), its layers on torch's"]
+    kinds = [type(module) for module in graph.get_submodule("mine").modules()]
+    assert {torch.nn.Embedding, torch.nn.Linear, torch.nn.Dropout} <= set(kinds)
+    made, x = copied(graph), torch.randint(0, 50, (4, 6))
+    torch.testing.assert_close(made.eval()(x), model(x, training=False).detach().cpu(), atol=1e-5, rtol=1e-4)
+    assert not torch.equal(made.train()(x), made(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from nndiag.lab.built import MARK
 from nndiag.lab.forward import tensors_in
 from nndiag.lab.keras.copy import keras_copy
 from nndiag.lab.keras.graph import Builder, KerasGraph, Program, Ref, UnknownLayerError
+from nndiag.lab.keras.inputs import ROWS
 from nndiag.lab.keras.outline import attribute_names, replaced
 
 if TYPE_CHECKING:
@@ -46,6 +48,21 @@ class Foreign(KerasGraph):
             else:
                 self.register_buffer(name, value)
             self._names[number] = name
+
+    @property
+    def layer(self) -> Any:
+        """The private Keras layer."""
+        return self._held.layer
+
+    @property
+    def layers_inside(self) -> bool:
+        """Whether it is made of layers."""
+        return bool(self._held.parts)
+
+    @property
+    def seen_inside(self) -> bool:
+        """Whether some of them are torch's here."""
+        return bool(self._programs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the layer on these parameters, and on torch's layers where there are some."""
@@ -155,6 +172,54 @@ class Foreign(KerasGraph):
             count += 1
             free = f"{name}_{count}"
         return free
+
+
+def on_torch_layers(
+    plain: Foreign, layer: Any, translate: Translate, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Foreign, bool]:
+    """Return the layer on torch's layers where it computes the same with them, and whether it does.
+
+    Args:
+        plain: The layer as it is.
+        layer: The Keras layer that it holds.
+        translate: Adds the steps of one layer to a builder, or raises UnknownLayerError.
+        args: An example of what it is called with.
+        kwargs: The same by keyword.
+    """
+    better = Foreign(layer, mode=plain.mode)
+    try:
+        better.use_torch_layers(translate, args, kwargs)
+        with torch.no_grad():
+            theirs, mine = (tensors_in(module.eval()(*args, **kwargs)) for module in (plain, better))
+        same = all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in zip(theirs, mine, strict=True))
+    except Exception:  # noqa: BLE001 - whatever the user's code raises; as it is it is run in any case
+        same = False
+    same = same and bool(better._programs)  # noqa: SLF001 - just made
+    return (better if same else plain).train(), same
+
+
+def foreign_inside(graph: KerasGraph) -> list[tuple[str, Foreign, tuple[Any, ...], dict[str, Any]]]:
+    """Return the layers with layers inside that are run as they are, and what each is called with on the example."""
+    whole = {
+        name: module
+        for name, module in graph.named_modules()
+        if isinstance(module, Foreign) and module.layers_inside and not module.seen_inside
+    }
+    given: dict[int, tuple[tuple[Any, ...], dict[str, Any]]] = {}
+
+    def remember(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given.setdefault(id(module), (args, dict(kwargs)))
+
+    hooks = [module.register_forward_pre_hook(remember, with_kwargs=True) for module in whole.values()]
+    example = graph.example_inputs
+    if whole and example is not None:
+        with torch.no_grad(), suppress(Exception):  # `prove` runs it again, and says what is wrong
+            inputs = [item[:ROWS] for item in (example if isinstance(example, tuple) else (example,))]
+            graph.eval().run(inputs)
+        graph.train()
+    for hook in hooks:
+        hook.remove()
+    return [(name, module, *given[id(module)]) for name, module in whole.items() if id(module) in given]
 
 
 class _Private:

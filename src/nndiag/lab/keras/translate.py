@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
 from nndiag.lab.built import MARK
-from nndiag.lab.forward import tensors_in
-from nndiag.lab.keras.foreign import Foreign
+from nndiag.lab.keras.foreign import Foreign, foreign_inside, on_torch_layers
 from nndiag.lab.keras.graph import Builder, KerasGraph, KerasModel, Ref, UnknownLayerError
 from nndiag.lab.keras.inputs import ROWS, Request, asked, example_of
 from nndiag.lab.keras.layers import LAYERS
@@ -72,8 +71,20 @@ def translated(model: Any, name: str, request: Request | None = None) -> tuple[K
     with leaving_no_trace(model):
         graph = _of_model(model, request, notes)
         graph.train()
+        _look_inside(graph, notes)
         prove(graph, model, name, request)
     return graph, list(dict.fromkeys(notes))
+
+
+def _look_inside(graph: KerasGraph, notes: list[str]) -> None:
+    """Put torch's layers inside the layers that are run as they are, on what the example brings to them."""
+    for place, foreign, args, kwargs in foreign_inside(graph):
+        made, torch_layers = on_torch_layers(foreign, foreign.layer, _built_in, args, kwargs)
+        if torch_layers:
+            parent, _, last = place.rpartition(".")
+            setattr(graph.get_submodule(parent), last, made)
+            said = f"'{place.rpartition('.')[2]}' is run by Keras"
+            notes[:] = [f"{note}, its layers on torch's" if note.startswith(said) else note for note in notes]
 
 
 def check_backend(name: str) -> None:
@@ -115,15 +126,7 @@ def _foreign(model: Any, request: Request, tensors: tuple[Any, ...], example: An
     args, kwargs = (
         replaced(part, lambda leaf: given.get(id(leaf), leaf)) for part in (request.args, dict(request.kwargs))
     )
-    plain, better = Foreign(model).eval(), Foreign(model)
-    try:
-        better.use_torch_layers(_built_in, args, kwargs)
-        with torch.no_grad():
-            pairs = zip(tensors_in(plain(*args, **kwargs)), tensors_in(better.eval()(*args, **kwargs)), strict=True)
-            same = all(torch.allclose(*pair, rtol=1e-4, atol=1e-5) for pair in pairs)
-    except Exception:  # noqa: BLE001 - whatever the user's code raises; as it is it is run in any case
-        same = False
-    return (better if same else plain).train(), same and bool(better._programs)  # noqa: SLF001 - just made
+    return on_torch_layers(Foreign(model), model, _built_in, args, kwargs)
 
 
 def _begun(outline: Outline, notes: list[str], *, top: bool) -> tuple[KerasGraph, Builder, dict[int, Any]]:
