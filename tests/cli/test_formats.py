@@ -166,3 +166,29 @@ def test_a_baseline_keeps_known_findings_quiet(clean_environment, capfd):
     capfd.readouterr()
     assert main([*arguments, "--baseline", "base.json", "-f", "json"]) == 0
     assert json.loads(capfd.readouterr()[0])["summary"]["suppressed"] >= 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="a full device is Linux's")
+def test_a_full_target_is_two_lines_and_stays_a_device(tmp_path):
+    (tmp_path / "y.csv").write_text("y\n0\n1\n")
+    command = [sys.executable, "-m", "nndiag", "entropy-floor", "y.csv", "-q"]
+    with Path("/dev/full").open("w") as full:
+        runs = [
+            subprocess.run(
+                [*command, "-o", "json:/dev/full"], cwd=tmp_path, capture_output=True, text=True, check=False
+            ),
+            subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False),
+        ]
+    for run in runs:
+        assert run.returncode == 2
+        assert re.fullmatch(r"error: cannot write .*: No space left on device\nhint: .*\n", run.stderr)
+    assert Path("/dev/full").is_char_device()
+
+
+def test_a_link_stays_a_link_and_its_target_gets_the_report(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("y.csv").write_text("y\n0\n1\n")
+    Path("link.json").symlink_to("real.json")
+    assert main(["entropy-floor", "y.csv", "-o", "json:link.json"]) == 0
+    assert Path("link.json").is_symlink()
+    assert json.loads(Path("real.json").read_text())["command"] == "entropy-floor"

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from nndiag.core.errors import UsageError
+
 
 class ReaderLeftError(Exception):
     """The reader of stdout has gone away. No OSError: Click would turn that into exit 1."""
@@ -44,6 +46,8 @@ def write_all(descriptor: int, text: str) -> None:
             data = data[os.write(descriptor, data) :]
     except BrokenPipeError as closed:
         raise ReaderLeftError from closed
+    except OSError as failed:
+        raise UsageError(f"cannot write to stdout: {failed.strerror}", hint="is the disk full?") from failed
 
 
 def put(text: str) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.render.phrases import number
@@ -59,9 +61,12 @@ def matplotlib() -> Iterator[Any]:
 
 
 def _import() -> Any:
-    """Import matplotlib without a trace: at import it writes a list of fonts into its folder of settings."""
+    """Import matplotlib without a trace: at import it writes a list of fonts, unless it finds one."""
     before = os.environ.get("MPLCONFIGDIR")
     with tempfile.TemporaryDirectory(prefix="nndiag-") as folder:
+        for known in _lists_of_fonts(before):
+            with suppress(OSError):
+                shutil.copy(known, folder)
         os.environ["MPLCONFIGDIR"] = folder
         try:
             library = import_module("matplotlib")
@@ -71,6 +76,15 @@ def _import() -> Any:
             if before is not None:
                 os.environ["MPLCONFIGDIR"] = before
     return library
+
+
+def _lists_of_fonts(settings: str | None) -> list[Path]:
+    """Return the lists that matplotlib wrote when the user drew something: to look through all fonts takes a second."""
+    with suppress(OSError, RuntimeError):  # no home
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "matplotlib"
+        folders = [Path(settings)] if settings else [cache, Path.home() / ".matplotlib"]
+        return [path for folder in folders for path in folder.glob("fontlist-*.json")]
+    return []
 
 
 class Canvas:
