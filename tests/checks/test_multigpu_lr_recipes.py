@@ -442,6 +442,10 @@ def test_a_rate_that_a_summed_gradient_makes_linear_is_no_square_root():
     assert not [item for item in judge_square_root(Plan(recipe), 4.0) if isinstance(item, Finding)]
 
 
+def test_a_rank_without_samples_is_named():
+    assert "rank 2 has none" in only(judged({"gpus": 3}, shard_sizes=[100, 100, 0]), "MGL007").message
+
+
 def test_updates_are_whole_epochs_of_whole_updates():
     report = judged({"gpus": 4, "per-device-batch": 128, "lr": 0.1, "dataset-size": 50_000, "epochs": 100})
     rows = {row[0]: row for row in report.tables[0].rows}

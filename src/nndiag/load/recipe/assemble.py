@@ -13,7 +13,7 @@ from nndiag.core.subject import Training
 from nndiag.load.recipe.batches import resolve_batches
 from nndiag.load.recipe.draft import Draft, join
 from nndiag.load.recipe.native import read_native
-from nndiag.load.recipe.numbers import choice, counts, flag, number, only, pair, share, whole
+from nndiag.load.recipe.numbers import choice, flag, number, only, pair, share, sizes, whole
 from nndiag.load.recipe.schedule import read_schedule
 
 # Options of the command; each is also a key of the table.
@@ -100,7 +100,7 @@ def _own(said: Mapping[str, Any], training: Training, place: str) -> dict[str, A
         "momentum": number(args.get("momentum"), "momentum", strict=False),
         "ema_decay": share(said.get("ema-decay"), "ema-decay"),
         "base_ema_decay": share(said.get("base-ema-decay"), "base-ema-decay"),
-        "shard_sizes": tuple(int(item) for item in counts(said.get("shard-sizes"), "shard-sizes")) or None,
+        "shard_sizes": sizes(said.get("shard-sizes"), "shard-sizes") or None,
         "sampler": choice(said.get("sampler"), "sampler", ("distributed", "none")),
         "set_epoch": flag(said.get("set-epoch"), "set-epoch"),
         "drop_last": flag(said.get("drop-last"), "drop-last"),

@@ -94,6 +94,18 @@ def counts(value: Any, key: str, *, low: float = 0.0) -> tuple[float, ...]:
     return tuple(float(item) for item in found if item is not None)
 
 
+def sizes(value: Any, key: str) -> tuple[int, ...]:
+    """Return a list of whole numbers, 0 among them: a rank may be left without samples."""
+    if value is None:
+        return ()
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{key} = {value!r} must be a list of whole numbers", hint=f"{key} = [4, 4, 2]")
+    found = [whole(item, key, low=0) for item in value]
+    if not any(found):
+        raise UsageError(f"{key} = {value!r} holds no samples", hint=f"{key} = [4, 4, 2]")
+    return tuple(item or 0 for item in found)
+
+
 def choice(value: Any, key: str, known: tuple[str, ...]) -> str | None:
     """Return one of the known words."""
     if value is None:
