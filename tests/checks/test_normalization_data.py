@@ -181,3 +181,9 @@ def test_a_finding_about_scale_says_how_sure_it_is():
     x = 40 + np.random.default_rng(0).normal(size=(400, 5)).astype(np.float32)
     evidence = the(look(x), "NRM002").evidence
     assert evidence.interval[0] < evidence.value < evidence.interval[1] < 1.3 * evidence.value
+
+
+def test_one_large_column_beside_flags_is_named():
+    flags = np.eye(12)[np.random.default_rng(0).integers(0, 12, 400)]
+    flags[:, 3] *= 1e4
+    assert the(look(flags.astype(np.float32)), "NRM003").where.module == "feature 3"

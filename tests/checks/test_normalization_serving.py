@@ -186,3 +186,43 @@ def test_the_map_per_channel_comes_with_its_standard_errors():
     assert all(0.02 < row[2] / row[1] < 0.08 for row in rows)  # sqrt((1/n + 1/m) / 2) of a Gaussian: 0.047
     slope = next(item for item in report.measurements if item.name == "serving_slope")
     assert slope.interval[0] < 255 < slope.interval[1]
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer"])
+def test_a_split_by_class_has_drifted_and_is_not_called_another_preparation(name):
+    x, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    scaler = StandardScaler().fit(x[y == 0])
+    report = look(scaler.transform(x[y == 0]).astype(np.float32), serve=scaler.transform(x[y == 1]).astype(np.float32))
+    assert codes(report) & PAIR == {"NRM010"}
+    assert not codes(report, "error")
+
+
+@pytest.mark.parametrize("course", ["trend", "season"])
+def test_a_split_by_time_that_moves_as_training_itself_did_is_a_note(course):
+    rng, t = np.random.default_rng(0), np.linspace(0, 1, 2000)[:, None]
+    x = rng.normal(size=(2000, 6)) + (2 * t if course == "trend" else np.sin(2 * np.pi * t))
+    scaler = StandardScaler().fit(x[:1600])
+    report = look(scaler.transform(x[:1600]).astype(np.float32), serve=scaler.transform(x[1600:]).astype(np.float32))
+    assert not codes(report, "error") | codes(report, "warning")
+
+
+def test_serving_rows_of_nothing_but_one_value_or_nan_are_said():
+    x = np.random.default_rng(0).normal(size=(100, 5)).astype(np.float32)
+    assert "never changes" in the(look(x, serve=np.full((50, 5), 3.0, np.float32)), "NRM006").message
+    assert "serving values" in the(look(x, serve=np.full((50, 5), np.nan, np.float32)), "NRM005").message
+
+
+@pytest.mark.parametrize("rare", [True, False], ids=["counts", "lognormal"])
+def test_a_second_standardisation_of_unpaired_rows_is_named(rare):
+    rng = np.random.default_rng(0)
+    x = rng.poisson(0.3, (900, 12)) if rare else rng.lognormal(1, 0.5, (900, 12))
+    scale = StandardScaler().fit(x[:450]).transform
+    report = look(scale(x[:450]).astype(np.float32), serve=scale(scale(x[450:])).astype(np.float32))
+    assert codes(report) & PAIR == {"NRM008"}
+
+
+def test_images_too_grey_for_their_order_are_skipped():
+    grey = np.repeat(np.random.default_rng(0).random((120, 1, 12, 12)), 3, axis=1)
+    noisy = (grey + np.random.default_rng(1).normal(0, 0.01, grey.shape)).astype(np.float32)
+    skipped = {item.code: item.reason for item in look(noisy[:60], serve=noisy[60:]).skipped}
+    assert "too alike" in skipped["NRM007"]

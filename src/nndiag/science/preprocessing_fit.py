@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 EXACT = 2e-3  # relative agreement of an exact slope or offset with a named one
 ERRORS = 4.0  # standard errors of slack
 SLACK = 0.03  # natural difference between two honest samples, in sd and in log sd
+FAR = (3.0, np.log(3.0))  # in sd and in log sd: beyond what drift does to most channels at once
 DRIFT = (0.5, 0.4)  # shift in sd and change of log sd that ordinary drift may show
 
 
@@ -46,7 +47,15 @@ def chi_square(change: Change, before: Summary, after: Summary) -> float:
     return float((shift**2 / (shift_se**2 + 1e-4) + grown**2 / (grown_se**2 + 1e-4)).sum())
 
 
-def estimated(before: Summary, after: Summary) -> Change | None:
+def far(change: Change, before: Summary) -> bool:
+    """Whether most channels moved by three standard deviations or grew threefold: no group or season does that."""
+    sd = np.maximum(before.sd[list(change.order)], 1e-30)
+    moved = np.abs(change.offset + (change.slope - 1) * before.mean[list(change.order)]) / sd
+    grown = np.abs(np.log(np.maximum(np.abs(change.slope), 1e-300)))
+    return bool(((moved > FAR[0]) | (grown > FAR[1])).mean() > 0.5)
+
+
+def estimated(before: Summary, after: Summary) -> Change:
     """A map without fixed constants, described where possible."""
     both = (before.sd > 0) & (after.sd > 0)
     slope = np.where(both, after.sd / np.where(both, before.sd, 1.0), 1.0)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nndiag.science.drift import affine_paired
+from nndiag.science.drift import affine_paired, affine_unpaired
 from nndiag.science.preprocessing import TURNED, recognise
-from nndiag.science.preprocessing_fit import DRIFT, EXACT, chi_square, described, estimated, fits
+from nndiag.science.preprocessing_fit import DRIFT, EXACT, chi_square, described, estimated, far, fits
+from nndiag.science.preprocessing_grid import kinship
 from nndiag.science.preprocessing_names import (
     COMMON,
     Change,
@@ -23,16 +24,21 @@ from nndiag.science.preprocessing_names import (
     in_context,
     pairs,
     part,
+    standardised,
     summarise,
     swap_name,
 )
+from nndiag.science.preprocessing_order import order_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nndiag.science.moments import Array
+    from nndiag.science.preprocessing_grid import Kinship
 
 ALIKE = 0.999  # r² of rows that are the same rows
+AGAIN, SPREAD, STRAIGHT = 1.5, 0.2, 0.98  # sd, log sd, r² of quantiles: a second z-score of positive features
+OUTSIDE = 0.2  # share of pixels beyond the possible
 CLEAR, FIT = 60.0, 25.0  # chi-square of "unchanged" and of the swap, six degrees of freedom
 
 
@@ -135,10 +141,10 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
     published = images and channels in (1, 3)
     exact: Change | None = _by_lattice(train, serve) if published else None
     unchanged = Change("", np.ones(channels), np.zeros(channels), tuple(range(channels)), "identity")
+    if images and channels == 3 and (exact is None or exact.kind == "identity"):
+        exact = _turned(before, after) or _turned_inside(train, serve) or exact
     if exact is None and fits(unchanged, before, after):
         exact = unchanged
-    if exact is None and images and channels == 3:
-        exact = _turned(before, after)
     ends = _by_endpoints(train, serve, before, after) if exact is None else None
     if ends is not None:
         exact = named(ends, before, images=images, channels=channels)
@@ -146,15 +152,53 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
         exact = unchanged
     if exact is not None:
         return exact
+    kin = kinship(train, serve)
+    if kin.same and not kin.natural and standardised(before):
+        return unchanged  # the very grid that training's preparation left: what moved are the data
     candidates = [*_simple(channels), *(pairs(channels, before) if published else ())]
     fitting = [one for one in candidates if fits(one, before, after, (0.1, 0.1))]
     if not fitting:
-        return estimated(before, after)
+        guess = estimated(before, after)
+        if kin.told == 0 and "twice" in guess.name and _again(guess, before, train, serve):
+            return guess
+        if images and _leaves_range(train, serve, before):
+            return guess
+        return _vouched(guess, kin, before)
     scores = [chi_square(one, before, after) for one in fitting]
     best: Change = next(
         one for one, score in zip(fitting, scores, strict=True) if score <= min(scores) + 9
     )  # 255, not 256
     return replace(best, name=in_context(best.name, before), exact=False)
+
+
+def _vouched(guess: Change, kin: Kinship, before: Summary) -> Change:
+    """The guess, named only where its size or the grids of the values rule out that the data just drifted."""
+    if kin.other and kin.twice and not kin.natural:
+        return replace(guess, name="training is standardised, serving is standardised twice")
+    if kin.other and kin.raw and not kin.natural:
+        what = "standardised" if standardised(before) else "scaled, as training is"
+        return replace(guess, name=f"serving is not {what}")
+    return guess if far(guess, before) else replace(guess, name="")
+
+
+def _again(guess: Change, before: Summary, train: Array, serve: Array) -> bool:
+    """Whether every channel moved down and changed its spread but kept its shape, as a second z-score leaves them."""
+    if len(guess.slope) < 3:
+        return False
+    moved = guess.offset / np.maximum(before.sd, 1e-30)
+    straight = np.nan_to_num(affine_unpaired(_pixels(train, 20_000), _pixels(serve, 20_000)).r2, nan=1.0)
+    grown = np.abs(np.log(np.maximum(guess.slope, 1e-300)))
+    return bool(((moved < -AGAIN) & (grown > SPREAD) & (straight > STRAIGHT)).mean() > 0.8)
+
+
+def _leaves_range(train: Array, serve: Array, before: Summary) -> bool:
+    """Whether many serving pixels lie beyond the lowest or highest one that pixels of training can have."""
+    if not _saturated(train, before):
+        return False
+    margin = 0.05 * (before.high - before.low)
+    low, high = before.low - margin, before.high + margin
+    out = ((serve < low[None, :, None]) | (serve > high[None, :, None])).mean(axis=(0, 2))
+    return bool((out > OUTSIDE).mean() > 0.5)
 
 
 def _by_lattice(train: Array, serve: Array) -> Change | None:
@@ -187,6 +231,14 @@ def _turned(before: Summary, after: Summary) -> Change | None:
     turned = Change(swap_name((2, 1, 0)), one, zero, (2, 1, 0), "swap")
     apart, close = chi_square(kept, before, after), chi_square(turned, before, after)
     return turned if apart > CLEAR and close < FIT else None
+
+
+def _turned_inside(train: Array, serve: Array) -> Change | None:
+    """Reversed channels, told by what the channels of one pixel have to do with one another."""
+    order = order_of(train, serve) if train.shape[1] == 3 else None
+    if order is None or not order.swapped:
+        return None
+    return Change(swap_name((2, 1, 0)), np.ones(3), np.zeros(3), (2, 1, 0), "swap", sure=False)
 
 
 def _by_endpoints(train: Array, serve: Array, before: Summary, after: Summary) -> Change | None:

@@ -77,6 +77,7 @@ class Change:
     order: tuple[int, ...] = ()
     kind: str = "map"  # identity | map | swap | twice
     exact: bool = False  # rows were compared one by one, or both lattices are known
+    sure: bool = True  # False where light alone might look like it
 
 
 def between(train: Normaliser, serve: Normaliser, channels: int) -> Change:

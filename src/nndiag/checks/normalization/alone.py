@@ -13,7 +13,7 @@ from nndiag.core.rules import found
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nndiag.checks.normalization.view import View
+    from nndiag.checks.normalization.view import Columns, View
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.scale import Seen
     from nndiag.science.moments import Array
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_SCALE, MIN_SCALE = 10.0, 0.01  # root mean square of the inputs
 MAX_RATIO = 50.0  # largest sd against the typical one
 MAX_RATIO_BELOW = 20 * MAX_RATIO  # the typical sd against the smallest one: small features are slow, not unstable
+FLAG = 0.5  # half the range of zeros and ones
 MAX_OFFSET = 10.0  # |mean| in sd
 
 
@@ -30,30 +31,40 @@ def examine_values(seen: Seen, view: View) -> Iterator[Observation]:
     """NRM004 and NRM005: what holds for the numbers whatever they mean."""
     profile = seen.inputs
     yield Judged("NRM005")
-    bad = profile.moments.nonfinite
-    total = int(bad.sum())
-    if total:
-        import numpy as np
-
-        worst = np.flatnonzero(bad)
-        row, feature = profile.first_bad or (0, int(worst[0]))
-        share = total / max(total + profile.moments.count.sum(), 1)
-        yield found(
-            "NRM005",
-            f"{total} input values are NaN or infinite ({share:.2%}), first in row {row}, {view.column(feature)}",
-            where=Where(module=view.column(feature)),
-            evidence=Evidence(
-                float(total), "values", threshold=0.0, n={"rows": profile.rows}, detail=f"in {view.listed(worst)}"
-            ),
-            means="one such value makes the loss and every weight NaN in a single step",
-            fix="drop these rows or fill the gaps with the training median (np.nan_to_num hides the cause), "
-            "before anything is normalised",
-        )
+    yield from spoiled(seen, view, "")
     if profile.rows < 2:
         yield Skip("NRM004", "one row: nothing can vary")
         return
     yield Judged("NRM004")
     yield from _constant(seen, view)
+
+
+def spoiled(seen: Seen, view: View, whose: str = "serving ") -> Iterator[Finding]:
+    """NRM005: values that are no numbers."""
+    import numpy as np
+
+    profile = seen.inputs
+    bad = profile.moments.nonfinite
+    total = int(bad.sum())
+    if not total:
+        return
+    worst = np.flatnonzero(bad)
+    row, feature = profile.first_bad or (0, int(worst[0]))
+    share = total / max(total + profile.moments.count.sum(), 1)
+    yield found(
+        "NRM005",
+        f"{total} {whose or 'input '}values are NaN or infinite ({share:.2%}), first in row {row}, "
+        f"{view.column(feature)}",
+        where=Where(module=view.column(feature)),
+        evidence=Evidence(
+            float(total), "values", threshold=0.0, n={"rows": profile.rows}, detail=f"in {view.listed(worst)}"
+        ),
+        means="one such value makes the loss and every weight NaN in a single step"
+        if not whose
+        else "whatever reads such a row answers NaN",
+        fix="drop these rows or fill the gaps with the training median (np.nan_to_num hides the cause), "
+        "before anything is normalised",
+    )
 
 
 def _constant(seen: Seen, view: View) -> Iterator[Finding]:
@@ -98,6 +109,8 @@ def examine_scale(view: View) -> Iterator[Observation]:
     drawn = cache(lambda: resampled(profile.finite_sample, of=profile.rows))  # costly: for findings only
     vast = sd >= MAX_RATIO_BELOW * np.median(sd)  # rare events say little about scale, unless they dwarf all else
     mixed = _mixed(view, judged[~columns.sparse[judged] | vast], drawn)
+    if mixed is None:
+        mixed = _beside_flags(view, judged, columns, drawn)
     if mixed is not None:
         yield mixed
     pooled_sd, pooled_rms = _pooled(sd, mixed), _pooled(rms, mixed)
@@ -166,6 +179,35 @@ def _offset(view: View, features: Any, drawn: Callable[[], Resampled], *, loud: 
         "the learning rate must suit the offset and the features learn slowly",
         fix="subtract the training mean; " + cure_for(view.profile),
         severity=Severity.WARNING if loud else None,
+    )
+
+
+def _beside_flags(view: View, judged: Any, columns: Columns, drawn: Callable[[], Resampled]) -> Finding | None:
+    """NRM003 where all but a few columns are zeros and ones, whose scale is known: half their range."""
+    import numpy as np
+
+    flags = int(np.count_nonzero(columns.binary))
+    sd = view.profile.moments.sd[judged]
+    odd = judged[sd >= MAX_RATIO * FLAG]
+    if flags <= 2 * len(judged) or len(odd) == 0:
+        return None
+    top = int(odd[np.argmax(view.profile.moments.sd[odd])])
+    value = float(view.profile.moments.sd[top]) / FLAG
+    return found(
+        "NRM003",
+        f"features are on very different scales: {view.column(top)} has sd {value * FLAG:.4g} beside {flags} columns "
+        f"of zeros and ones; {view.listed(odd)} exceeds their half range {times(value)}x",
+        where=Where(module=view.column(top)),
+        evidence=Evidence(
+            value,
+            "",
+            drawn().interval(lambda _mean, sd: sd[:, top] / FLAG, value),
+            threshold=MAX_RATIO,
+            n={"rows": view.profile.rows, "features": view.profile.features},
+            detail="sd of the outermost feature against half the range of a column of zeros and ones",
+        ),
+        means="one learning rate cannot suit them all: the large features decide the step and the flags hardly count",
+        fix=cure_for(view.profile),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Where
+from nndiag.core.findings import Evidence, Judged, Measurement, Severity, Skip, Where
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 ALARM = 0.001  # family-wise
 EFFECT = 0.06  # KS distance that is worth a word: 0.15 sd of a Gaussian
+PARTS, FEATURES = 5, 32  # consecutive parts of training, and features in which they are compared
+LIKE = 2 / 3  # share of the distance to serving that parts of training must show
 FEWEST = 20  # rows on each side below which nothing is said about drift
 
 
@@ -57,6 +59,8 @@ def examine_drift(
         view.column(worst % channels),
         "" if before.shape[1] == channels else ("mean of ", "sd of ")[worst // channels],
     )
+    own = _wandering(before, hit, result.ks)
+    calm = bool((own >= LIKE * result.ks[hit]).all())
     band = 1.358 * (1 / len(x) + 1 / len(y)) ** 0.5  # 95 % of distances lie so close to the true one (Kolmogorov)
     distance = float(result.ks[worst])
     yield found(
@@ -73,10 +77,36 @@ def examine_drift(
             detail=f"Holm-adjusted p = {result.adjusted[worst]:.2g} (alarm below {ALARM}); means "
             f"{before[:, worst].mean():.4g} and {after[:, worst].mean():.4g}",
         ),
-        means="serving data come from another distribution than the training data; no simple transform explains it",
+        means="serving data come from another distribution than the training data; no simple transform explains it"
+        if not calm
+        else "parts of the training rows differ as much from the rest (rows in groups, or over time): serving is one "
+        f"more such part (KS distance up to {own.max():.3g} within training)",
+        severity=Severity.NOTE if calm else None,
         fix="look at the feature's source; retrain or reweight on recent data, or normalise with statistics of the "
         "domain that is served",
     )
+
+
+def _wandering(before: Array, hit: Array, ks: Array) -> Array:
+    """How far parts of training are from the rest, for each feature that drifted; 0 where they are not at all.
+
+    Rows that come in groups or over time are not independent: the split then differs from training as training's own
+    consecutive parts differ from one another. Shuffled rows show nothing of the kind.
+    """
+    import numpy as np
+
+    from nndiag.science.drift import two_sample
+
+    own = np.zeros(len(hit))
+    if len(before) < PARTS * FEWEST:
+        return own
+    looked = np.argsort(-ks[hit])[:FEATURES]
+    for part in np.array_split(np.arange(len(before)), PARTS):
+        rest = np.setdiff1d(np.arange(len(before)), part)
+        seen = two_sample(before[rest][:, hit[looked]], before[part][:, hit[looked]])
+        sure = seen.adjusted * PARTS < ALARM
+        own[looked] = np.maximum(own[looked], np.where(sure, seen.ks, 0.0))
+    return own if len(looked) == len(hit) else np.where(own > 0, own, own[looked].min())
 
 
 def _features(rows: Array) -> Array:
