@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import traceback
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nndiag.load.guesses import Guess
-from nndiag.load.guesses_named import companions, maker_of, others, pictures_for, square_patches, token_ids, vocabulary
+from nndiag.load.guesses_agree import agreeing
+from nndiag.load.guesses_makers import Normal, Words, maker_of, token_ids
+from nndiag.load.guesses_named import companions, others, pictures_for, square_patches
+from nndiag.load.guesses_sizes import placeholders, vocabulary
+from nndiag.load.repairs import other_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -15,10 +21,11 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nndiag.core.errors import NndiagError
-    from nndiag.load.guesses_named import Maker
+    from nndiag.load.guesses_makers import Maker
 
 _FEATURES = re.compile(r"tokens: (\d+),? features:? (\d+)")
 _MOST_PLACEHOLDERS = 4096
+_SHAPES = 5  # of one argument, by one error
 
 
 def from_config(model: nn.Module) -> Iterator[Guess]:
@@ -38,7 +45,7 @@ def _guess(model: nn.Module, config: Any, length: int, makers: dict[str, Maker])
     """Return a guess of named arguments, which learns from its error which others are wanted."""
 
     def make(rows: int, generator: Any) -> Any:
-        return {name: maker(rows, generator) for name, maker in makers.items()}
+        return agreeing({name: maker(rows, generator) for name, maker in makers.items()}, config)
 
     def instead(error: NndiagError) -> Iterator[Guess]:
         for other in _asked_for(model, config, length, makers, error):
@@ -52,25 +59,36 @@ def _asked_for(
     model: nn.Module, config: Any, length: int, makers: dict[str, Maker], error: NndiagError
 ) -> Iterator[dict[str, Maker]]:
     """Yield the arguments with those added that the error, or the line it came from, names."""
-    from nndiag.lab.forward import signature
-
-    known = signature(model)
     text = _told(error)
-    mentioned: dict[str, Maker] = {}
-    for name in known.parameters if known else ():
-        if name not in makers and re.search(rf"\b{name}\b", text) and (maker := maker_of(name, config, length)):
-            mentioned[name] = maker
+    mentioned = _mentioned(model, config, length, makers, text)
     if mentioned:
         yield {**makers, **mentioned}
+    if len(mentioned) > 1:  # "either pixel_values or image_embeds"
+        yield from ({**makers, name: maker} for name, maker in mentioned.items())
     if "get_seq_length" in text or "past_key_value" in text or "cache_utils" in text:
         yield {**makers, "use_cache": lambda _rows, _generator: False}
     if found := _FEATURES.search(text):
-        yield from _with_placeholders(config, length, makers, int(found[2]))
+        yield from _with_placeholders(config, makers, text, int(found[2]))
     if "pixel_values" in makers and any(name.endswith("grid_thw") for name in {*makers, *mentioned}):
         yield {**makers, **mentioned, "pixel_values": square_patches(config)}
     elif "pixel_values" in makers:
         for maker in others("pixel_values", config):
             yield {**makers, **mentioned, "pixel_values": maker}
+    yield from _of_other_shapes({**makers, **mentioned}, error.message)
+
+
+def _mentioned(model: nn.Module, config: Any, length: int, makers: dict[str, Maker], text: str) -> dict[str, Maker]:
+    """Return makers of the arguments that a text names and that are not given yet."""
+    from nndiag.lab.forward import signature
+
+    known = signature(model)
+    found: dict[str, Maker] = {}
+    for name in known.parameters if known else ():
+        if name not in makers and re.search(rf"\b{name}\b", text):
+            maker = maker_of(name, config, length, wanted=True)
+            if maker:
+                found[name] = maker
+    return found
 
 
 def _told(error: NndiagError) -> str:
@@ -80,24 +98,23 @@ def _told(error: NndiagError) -> str:
     return "\n".join([str(cause or error.message), *(f"{item.filename} {item.line}" for item in frames)])
 
 
-def _with_placeholders(config: Any, length: int, makers: dict[str, Maker], features: int) -> Iterator[dict[str, Maker]]:
+def _with_placeholders(config: Any, makers: dict[str, Maker], said: str, features: int) -> Iterator[dict[str, Maker]]:
     """Yield ids that hold as many placeholders as there are features of pictures or sounds, of a trial's four rows."""
-    import torch
-
-    names = ("image_token_id", "image_token_index", "audio_token_id", "audio_token_index", "video_token_id")
-    marks = [value for name in names if isinstance(value := getattr(config, name, None), int)]
-    count = features // 4
-    words = makers.get("input_ids")
-    if words is None or not 0 < count <= _MOST_PLACEHOLDERS:
+    words, count = makers.get("input_ids"), features // 4
+    if not isinstance(words, Words) or not 0 < count <= _MOST_PLACEHOLDERS:
         return
-    for mark in marks:
+    kinds = placeholders(config)
+    for kind in sorted(kinds, key=lambda kind: kind not in said.lower()):
+        marks = tuple(item for item in words.marks if item[0] != kinds[kind])
+        yield {**makers, "input_ids": replace(words, marks=(*marks, (kinds[kind], count)))}
 
-        def make(rows: int, generator: Any, mark: int = mark) -> Any:
-            return torch.cat(
-                [torch.full((rows, count), mark), token_ids(vocabulary(config), length)(rows, generator)], 1
-            )
 
-        yield {**makers, "input_ids": make}
+def _of_other_shapes(makers: dict[str, Maker], said: str) -> Iterator[dict[str, Maker]]:
+    """Yield the arguments with one of them in a shape that the error asks for."""
+    for name, maker in makers.items():
+        if isinstance(maker, Normal):
+            for shape in itertools.islice(other_shapes(maker.shape, said), _SHAPES):
+                yield {**makers, name: Normal(shape)}
 
 
 def _plans(model: nn.Module, config: Any, main: str) -> Iterator[tuple[int, dict[str, Maker]]]:
@@ -116,7 +133,7 @@ def _plans(model: nn.Module, config: Any, main: str) -> Iterator[tuple[int, dict
     for other in lengths[1:]:
         yield other, _makers(model, config, main, other)
     if takes(model, "input_ids") and (set(least) - {"input_ids"}):  # a model of pictures and words, given words
-        words = {"input_ids": token_ids(vocabulary(config), length)}
+        words: dict[str, Maker] = {"input_ids": token_ids(config, length)}
         yield length, words
         yield length, {**words, **named}
     for name in ("pixel_values", "input_features"):
@@ -154,7 +171,7 @@ def _makers(model: nn.Module, config: Any, main: str, length: int) -> dict[str, 
         if both and name not in makers and takes(model, name) and (maker := _maker(model, config, name, length)):
             makers[name] = maker
     if getattr(config, "is_encoder_decoder", False) and takes(model, "decoder_input_ids"):
-        makers["decoder_input_ids"] = token_ids(vocabulary(config), length)
+        makers["decoder_input_ids"] = token_ids(config, length)
     return makers
 
 

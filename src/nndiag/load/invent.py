@@ -23,7 +23,7 @@ _SECONDS = 25.0  # for all attempts together
 _ENOUGH = 3  # different kinds of inputs that all end alike before the forward itself is blamed
 _LONGEST = 12.0  # for one of them
 _TRIALS = 120
-_EACH, _DEPTH, _REPAIRS = 6, 5, 40  # repairs of one guess, in a row, in all
+_EACH, _DEPTH, _REPAIRS = 6, 5, 80  # repairs of one guess, in a row, in all
 _ELEMENTS = 1 << 23  # numbers in the inputs and outputs of one batch
 _KEPT = 2 << 30  # bytes of all that a batch computes
 _NONE = Guess("", lambda _rows, _generator: None)  # no further guess
@@ -61,20 +61,47 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
         raise NndiagError(missing, hint="give DATA, call model.build((None, …)), or begin it with keras.Input(shape)")
     parameters = sum(item.numel() for item in model.parameters() if not _lazy(item))
     rows = size or (32 if parameters < _LARGE else 8)
+    if (none := _has_no_forward(model)) is not None:
+        return Invented(None, none)
     failed = _Failed()
+    found: _Fits | None = None
     for guess in _in_turn(model, failed):
         try:
             output, kept = _try(model, guess, 4, failed)
             if guess.sample is None and guess.ids is None:  # of several parts: their sizes may have met by chance
                 _try(model, guess, 6, failed)
+            found = found or _Fits(guess, output, kept)
+            failed.runs = True
+            _try(model, guess, 4, failed, training=True)
         except NndiagError:
             continue
-        aims = targets_for(guess, model, output, training, seed)
-        rows = min(rows, _affordable(guess, output, kept))
-        labels = takes(model, "labels") and _takes_labels(model, guess, aims)
-        return Invented(_source(guess, aims, rows, seed, labels=labels))
-    failed.blame()
-    return Invented(None, failed.why)
+        found = _Fits(guess, output, kept)
+        break
+    if found is None:
+        failed.blame()
+        return Invented(None, failed.why)
+    aims = targets_for(found.guess, model, found.output, training, seed)
+    rows = min(rows, _affordable(found.guess, found.output, found.kept))
+    labels = takes(model, "labels") and _takes_labels(model, found.guess, aims)
+    return Invented(_source(found.guess, aims, rows, seed, labels=labels))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fits:
+    """A guess that the forward accepts: in training too, or at least in evaluation."""
+
+    guess: Guess
+    output: Any
+    kept: int  # bytes that one sample leaves behind
+
+
+def _has_no_forward(model: nn.Module) -> str | None:
+    """Say so when a module was never meant to be called."""
+    from torch import nn
+
+    if getattr(model.forward, "__func__", model.forward) is nn.Module.forward:
+        return f"{type(model).__name__} has no forward: give a module that calls it"
+    return None
 
 
 @dataclass
@@ -89,6 +116,7 @@ class _Failed:
     best_text: str = ""
     own: NndiagError | None = None  # that no other inputs would cure
     said: set[str] = field(default_factory=set)
+    runs: bool = False  # in evaluation one guess did: only what it lacks in training is still looked for
 
     @property
     def left(self) -> float:
@@ -128,7 +156,7 @@ def _in_turn(model: nn.Module, failed: _Failed) -> Iterator[Guess]:
     seen: set[str] = set()
     repairs = 0
     while len(seen) < _TRIALS and failed.left > 0:
-        guess, depth = waiting.pop(0) if waiting else (next(plain, _NONE), 0)
+        guess, depth = waiting.pop(0) if waiting else (_NONE if failed.runs else next(plain, _NONE), 0)
         if guess is _NONE:
             return
         if guess.text in seen:
@@ -136,8 +164,9 @@ def _in_turn(model: nn.Module, failed: _Failed) -> Iterator[Guess]:
         seen.add(guess.text)
         failed.tried.append(guess.text)
         yield guess
-        if guess.repair is not None and depth < _DEPTH and repairs < _REPAIRS:
-            others = list(itertools.islice(guess.repair(failed.last), _EACH))
+        if guess.repair is not None and depth < _DEPTH and (repairs < _REPAIRS or failed.runs):
+            fresh = (other for other in guess.repair(failed.last) if other.text not in seen)
+            others = list(itertools.islice(fresh, _EACH))
             repairs += len(others)
             waiting = [(other, depth + 1) for other in others] + waiting
 
@@ -168,8 +197,8 @@ def _lazy(item: Any) -> bool:
     return isinstance(item, nn.UninitializedParameter)
 
 
-def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed) -> tuple[Any, int]:
-    """Run the model on a guess in eval mode, within bounds of memory and time; it is given back as it was.
+def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed, *, training: bool = False) -> tuple[Any, int]:
+    """Run the model on a guess, within bounds of memory and time; it is given back as it was.
 
     Returns:
         The output, and the bytes of all that was computed on the way.
@@ -183,7 +212,7 @@ def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed) -> tuple[An
     guard = Guard(min(max(failed.left, 1.0), _LONGEST))
     try:
         with borrow(model), seeded(0), torch.no_grad():
-            model.eval()
+            model.train(training)
             inputs = _made(guess, rows)
             with guard:
                 output = call(model, inputs)

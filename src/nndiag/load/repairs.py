@@ -17,8 +17,10 @@ _UNEQUAL = re.compile(r"size of tensor a \((\d+)\) must match the size of tensor
 _VIEW = re.compile(r"shape '\[([-\d, ]+)\]' is invalid for input of size (\d+)")
 _NORMED = re.compile(r"normalized_shape=\[([\d, ]+)\].*input of size\[([\d, ]+)\]")
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
+_UNPACKED = re.compile(r"not enough values to unpack \(expected (\d+), got (\d+)\)")
 _SMALL = re.compile(
     r"[Kk]ernel size can't be greater|[Oo]utput size is too small|smaller than kernel|should be at least"
+    r"|index k out of range"
 )
 
 
@@ -51,6 +53,10 @@ def _wanted(sample: tuple[int, ...], said: str) -> Iterator[tuple[int, ...]]:
                 ratios.reverse()
         for ratio in ratios:
             yield from _scaled(sample, ratio)
+    if (found := _UNPACKED.search(said)) and int(found[2]) == len(sample) + 1:  # a channel is missing
+        yield ((1,) * (int(found[1]) - int(found[2])) + sample)
+    if len(sample) == 1 and (found := _NORMED.search(said)):  # a sequence of vectors was meant
+        yield (16, int(found[1].split(",")[-1]))
     if _SMALL.search(said):
         yield from (_spatial(sample, factor) for factor in (2, 4, 8, 16))
     yield from _named(sample, said)
