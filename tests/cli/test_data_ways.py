@@ -32,3 +32,13 @@ def test_standard_input_is_read_like_a_file(tmp_path):
     rows = "\n".join(line.rsplit(",", 1)[0] for line in ROWS.splitlines()) + "\n"
     report = run(tmp_path, "-", stdin=rows)
     assert "60 x 2" in json.dumps(report)
+
+
+def test_a_target_column_is_split_off_standard_input_as_off_a_file(tmp_path):
+    (tmp_path / "m.py").write_text(MODEL)
+    (tmp_path / "d.csv").write_text(ROWS)
+    options = ("--target", "label", "--no-train")
+    piped = run(tmp_path, "m.py:build", "-", *options, stdin=ROWS)
+    file = run(tmp_path, "m.py:build", "d.csv", *options)
+    assert piped["measurements"] == file["measurements"]
+    assert piped["findings"] == file["findings"]

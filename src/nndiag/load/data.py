@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
 from nndiag.load.arrays import open_arrays
 from nndiag.load.batches import DEFAULT_SIZE, ArrayData
+from nndiag.load.chunked import from_array
 from nndiag.load.door import STDIN, inspect
+from nndiag.load.shards import ENDINGS, shards
 from nndiag.load.splitting import TARGET_KEYS, Shape, shape_of
 from nndiag.load.tables import open_table
 from nndiag.load.usercode import is_code, resolve
@@ -57,6 +60,8 @@ def load_data(
 
         found = resolve(target, what="data")
         return object_data(target, found.thing, shape=shape, size=size, seed=seed)
+    if target.lower().endswith(ENDINGS):
+        return shards(target, size=size)
     if target != STDIN and Path(target).is_dir():
         from nndiag.load.images import image_folder
 
@@ -84,7 +89,7 @@ def file_data(target: str, *, shape: Shape, column: str | None, size: int) -> Da
         return _array_data(target, open_arrays(target, opened), shape, size)
     if opened.kind in {"text", "json", "parquet"}:
         return _table_data(target, column, size)
-    hint = "give .npy, .npz, .safetensors, .csv, .parquet, a folder of images or file.py:attr"
+    hint = "give .npy, .npz, .safetensors, .csv, .parquet, .tar, a folder of images or file.py:attr"
     if opened.kind in {"torch", "pickle"}:
         hint = f"load it in a function of yours and name that: data.py:load; or {hint}"
     raise NndiagError(f"'{target}' is {opened.kind}: no data that nndiag reads", hint=hint)
@@ -126,8 +131,19 @@ def _table_data(target: str, column: str | None, size: int) -> ArrayData:
     if not rest:
         return ArrayData(target, table.select([table.columns[position]]), default=size)
     if plain.once:
-        raise UsageError("stdin can be read once: no target column can be split off", hint="write it to a file")
+        return _split_in_memory(target, plain, names.index(table.columns[position]), size)
     return ArrayData(target, table.select(rest), table.select([table.columns[position]]), default=size, single=True)
+
+
+def _split_in_memory(target: str, plain: Chunked, position: int, size: int) -> ArrayData:
+    """Split the target off a table that can be read once."""
+    import numpy as np
+
+    whole = plain.whole()
+    named = tuple(name for at, name in enumerate(plain.columns) if at != position)
+    inputs = replace(from_array(np.delete(whole, position, 1), plain.name), columns=named, decimals=plain.decimals)
+    targets = replace(from_array(whole[:, [position]], plain.name), decimals=plain.decimals)
+    return ArrayData(target, inputs, targets, default=size, single=True)
 
 
 def unknown_key(key: str, known: list[str], place: str) -> UsageError:

@@ -44,29 +44,39 @@ class ImageFolder:
             yield Batch(images, torch.tensor([label for _, label in chosen]))
 
     def _read(self, path: Path) -> Any:
-        import numpy as np
         import torch
 
-        image = _open(path)
-        image = image.convert(self.mode)
-        if image.size != (self.width, self.height):
-            image = image.resize((self.width, self.height))
-        pixels = np.asarray(image, dtype=np.float32) / 255.0
-        return torch.from_numpy(pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy())
+        return torch.from_numpy(pixels_of(_open(path), self.mode, (self.width, self.height)))
+
+
+def pixels_of(image: Any, mode: str, size: tuple[int, int]) -> Any:
+    """Return an image as (channels, height, width) float32 in [0, 1], scaled to (width, height)."""
+    import numpy as np
+
+    image = image.convert(mode)
+    if image.size != size:
+        image = image.resize(size)
+    pixels = np.asarray(image, dtype=np.float32) / 255.0
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1).copy()
 
 
 def _open(path: Path) -> Any:
-    pillow = require("PIL.Image", "data", "reading images")
     inspect(str(path))
+    return decoded(path, f"'{path}'")
+
+
+def decoded(file: Any, place: str) -> Any:
+    """Return the image in a file, unless its pixels would fill the memory."""
+    pillow = require("PIL.Image", "data", "reading images")
     try:
-        image = pillow.open(path)
+        image = pillow.open(file)
         large = image.size[0] * image.size[1] > _PIXELS
         if not large:
             image.load()
     except Exception as broken:
-        raise NndiagError(f"'{path}' is no readable image: {broken}", hint="write it again") from broken
+        raise NndiagError(f"{place} is no readable image: {broken}", hint="write it again") from broken
     if large:
-        raise NndiagError(f"'{path}' has {image.size[0]} x {image.size[1]} pixels", hint="give smaller images")
+        raise NndiagError(f"{place} has {image.size[0]} x {image.size[1]} pixels", hint="give smaller images")
     return image
 
 
