@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 REVIVED = 1e-8  # share of the strongest gradient that counts as arrived: far above what rounding leaves of a true zero
 CROWD = 16  # units that are not all off by chance (2^-16)
 MAX_SUSPECTS = 24  # layers tried one by one
+FEW_FACTORS = 6  # of one product: every two of them are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,8 @@ def _paths(bench: Bench, names: Sequence[str], loss: Callable[..., Tensor] | Non
     rest = [name for name in names if name not in covered]
     if rest:
         left = [owner for owner in (zero or owners) if any(_owner(bench, name) == owner for name in rest)]
-        paths.extend(_deep_paths(left or [_owner(bench, rest[0])], rest, zero))
+        left = _needed(bench, left, rest, loss, steps) or [_owner(bench, rest[0])]
+        paths.extend(_deep_paths(left, rest, zero))
     return paths
 
 
@@ -171,6 +174,26 @@ def _path(  # noqa: PLR0913, PLR0917 - one cluster and what is known of it
         starved=tuple(name for name in names if name in found),
         alone=True,
     )
+
+
+def _needed(
+    bench: Bench, owners: list[str], names: Sequence[str], loss: Callable[..., Tensor] | None, steps: int
+) -> list[str]:
+    """Those that are factors of the product: two of them kept zero block each other, whatever the others are.
+
+    A gain that is stored as its distance from one is zero too, and starved behind a dead block, but blocks nothing.
+    """
+    if not 2 < len(owners) <= FEW_FACTORS:
+        return owners
+    factors: set[str] = set()
+    for pair in itertools.combinations(owners, 2):
+        if factors.issuperset(pair):
+            continue
+        others = [name for name in names if _owner(bench, name) in owners and _owner(bench, name) not in pair]
+        kept = [name for name in names if _owner(bench, name) in pair]
+        if not _revived(bench, others, kept, loss, steps):
+            factors.update(pair)
+    return [owner for owner in owners if owner in factors] or owners
 
 
 def _deep_paths(left: list[str], rest: Sequence[str], zero: list[str]) -> list[DeadPath]:
