@@ -155,7 +155,8 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
     kin = kinship(train, serve)
     if kin.same and not kin.natural and standardised(before):
         return unchanged  # the very grid that training's preparation left: what moved are the data
-    candidates = [*_simple(channels), *(pairs(channels, before) if published else ())]
+    again = kin.other and kin.twice and not kin.natural
+    candidates = [] if again else [*_simple(channels), *(pairs(channels, before) if published else ())]
     fitting = [one for one in candidates if fits(one, before, after, (0.1, 0.1))]
     if not fitting:
         guess = estimated(before, after)
@@ -213,7 +214,7 @@ def _by_lattice(train: Array, serve: Array) -> Change | None:
         inner = [
             np.moveaxis(one.invert(np.moveaxis(rows, 1, 2), 3), 2, 1) for one, rows in ((first, train), (second, serve))
         ]
-        turned = _turned(summarise(inner[0]), summarise(inner[1]))
+        turned = _turned(summarise(inner[0]), summarise(inner[1])) or _turned_inside(*inner)
         if turned is not None:
             return replace(turned, exact=False)
         reverse = second.name == f"{first.name} {TURNED}"
