@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from nndiag.lab.training import TrainingCurve
 
 CALMER = (2, 20, 200)  # parts of the ceiling that are tried
+SETTLING = 30  # steps in which a start that is high by design comes down
 PROBE = 15  # steps of the run that confirms a ceiling
 
 
@@ -31,7 +32,22 @@ def calm_below(bench: Bench, rate: Rate, ceiling: float, jump: float) -> float |
         return None
 
 
-def _probe(bench: Bench, lr: float) -> TrainingCurve:
+def comes_down(bench: Bench, limit: float, start: float) -> bool:
+    """Whether a short run at the user's rate (the optimizer's own without one) undoes most of a high start."""
+    from nndiag.checks.normalization.fed import rate_of
+
+    rate = rate_of(bench)
+    if rate is None or bench.subject.run.train is False or bench.subject.run.seconds_left < 2:
+        return False
+    try:
+        curve = _probe(bench, rate.lr, SETTLING)
+    except NndiagError:
+        return False
+    late = curve.losses[-5:]
+    return not curve.diverged and bool(late) and sum(late) / len(late) < max(limit, (limit + start) / 2)
+
+
+def _probe(bench: Bench, lr: float, steps: int = PROBE) -> TrainingCurve:
     from nndiag.lab.optimizers import make_optimizer
     from nndiag.lab.training import micro_train
 
@@ -42,7 +58,7 @@ def _probe(bench: Bench, lr: float) -> TrainingCurve:
         bench.batches[:4],
         bench.objective,
         make_optimizer(bench.subject.training, model, lr=lr),
-        PROBE,
+        steps,
         seed=bench.subject.run.seed,
         seconds=bench.subject.run.seconds_left / 4,
     )

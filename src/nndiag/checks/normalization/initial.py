@@ -7,9 +7,10 @@ import math
 from typing import TYPE_CHECKING
 
 from nndiag.checks.normalization.bench import rows_in, standardiser
+from nndiag.checks.normalization.calm import comes_down
 from nndiag.checks.normalization.cure import cure_for
 from nndiag.core.errors import NndiagError
-from nndiag.core.findings import Evidence, Judged, Measurement, Series, Skip
+from nndiag.core.findings import Evidence, Judged, Measurement, Series, Severity, Skip
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def examine_start(bench: Bench, view: View, raw: Start, scaled: Start | None) ->
     if calm.loss <= limit:
         return
     cause = f"with standardised inputs it is {scaled.loss:.4g}" if helped and scaled is not None else UNCURED
+    gone = not helped and comes_down(bench, limit, calm.loss)
     yield found(
         "NRM105",
         f"the loss starts at {calm.loss:.4g} where {bench.classes} equally likely classes give ln {bench.classes} = "
@@ -91,10 +93,12 @@ def examine_start(bench: Bench, view: View, raw: Start, scaled: Start | None) ->
             seed=bench.subject.run.seed,
             detail=f"logits have sd {spread:.3g}, which predicts {predicted:.4g}",
         ),
-        means="the fresh model is confidently wrong: the first steps only undo that, at the price of large gradients",
+        means="the fresh model is confidently wrong: the first steps only undo that, at the price of large gradients"
+        + ("; a short training is rid of it at once (a scaled cosine head starts high by design)" if gone else ""),
         fix=cure_for(view.profile)
         if helped
         else "shrink the last layer's initial weights (nn.init.normal_(head.weight, std=0.02)) or normalise its inputs",
+        severity=Severity.NOTE if gone else None,
     )
 
 
