@@ -436,7 +436,41 @@ def test_other_randomness_in_eval_is_named_as_such(forward, what):
     report = examine(lambda: Functional(lambda h, _: forward(F.dropout(h, 0.1, training=False))), X, Y)
     found = next(f for f in report.findings if f.rule.code == "NND901")
     assert what in found.message
+    assert found.severity.word == "note"  # sampling in eval is how a VAE predicts
     assert "DRP101" not in codes(report)
+
+
+def test_randomness_that_nothing_names_is_a_warning():
+    report = examine(lambda: Functional(lambda h, m: F.dropout(h, 0.1, m.training) + float(np.random.rand())), X, Y)
+    assert [f.severity.word for f in report.findings if f.rule.code == "NND901"] == ["warning"]
+
+
+def test_dropout_in_eval_names_the_module_that_reads_it():
+    report = examine(lambda: Functional(lambda h, _: F.dropout(h, 0.5)), X, Y)
+    assert [f.where.next for f in report.findings if f.rule.code == "DRP101"] == ["head"]
+
+
+@pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
+def test_nested_outputs_are_compared_part_by_part():
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Linear(16, 4)
+
+        def forward(self, x):
+            return torch.nested.nested_tensor([F.dropout(self.a(x[:3]), 0.5), x[:2]])
+
+    assert "DRP101" in codes(examine(Nested, X))
+
+
+def test_one_sample_is_why_a_batch_norm_was_not_judged():
+    report = examine(mlp(nn.Dropout(0.5), nn.BatchNorm1d(16), nn.Linear(16, 1)), X[:1])
+    assert [s.reason for s in report.skipped if s.code == "DRP105"] == ["one sample has no batch statistics"]
+
+
+def test_a_rate_of_one_is_said_to_let_nothing_pass():
+    report = examine(mlp(nn.Linear(16, 64), nn.Dropout(1.0), nn.Linear(64, 1)), X)
+    assert "nothing passes" in report.answers[0]
 
 
 class Dictionary(nn.Module):

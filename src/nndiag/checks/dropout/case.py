@@ -107,8 +107,11 @@ def investigate(subject: Subject, masks: int) -> Iterator[Observation | Case]:
     from nndiag.lab.dropout.sites import Map
     from nndiag.lab.forward import as_tensors, move, take
 
-    if subject.model is None or subject.data is None:
+    if subject.model is None:
         raise NndiagError("check-dropout needs a model", hint="nndiag check-dropout models.py:build [DATA]")
+    if subject.data is None:
+        hint = "give DATA: nndiag check-dropout models.py:build data.py:loader"
+        raise NndiagError("no inputs could be invented for this model", hint=hint)
     yield Progress("finding dropout", 0.0)
     model = subject.model.make().to(subject.run.device)
     batch = first_batch(subject)

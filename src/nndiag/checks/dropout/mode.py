@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.dropout.case import is_augmentation, on_purpose
-from nndiag.core.findings import Evidence, Judged, Skip, Where
+from nndiag.checks.dropout.inert import judge_inert
+from nndiag.core.findings import Evidence, Judged, Severity, Skip, Where
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from torch import nn
 
     from nndiag.checks.dropout.case import Case
     from nndiag.core.findings import Observation
@@ -24,7 +24,7 @@ def judge_modes(case: Case) -> Iterator[Observation]:
     """Yield what is wrong with the times at which dropout acts."""
     yield from _active_in_eval(case)
     yield from _inactive_in_training(case)
-    yield from _inert(case)
+    yield from judge_inert(case)
 
 
 def stays_on(case: Case) -> list[Seen]:
@@ -68,7 +68,7 @@ def _active_in_eval(case: Case) -> Iterator[Observation]:
         yield found(
             "DRP101",
             f"{what} with p = {seen.dial.p:.3g} drops in eval mode{_others(places)}: {differ}",
-            where=seen.where,
+            where=_followed(case, seen),
             evidence=Evidence(
                 value=verdict.difference, unit="standard deviations", threshold=0.0,
                 n={"samples": case.bench.rows, "passes": 2}, seed=case.subject.run.seed,
@@ -81,6 +81,13 @@ def _active_in_eval(case: Case) -> Iterator[Observation]:
         yield _other_randomness(case)
 
 
+def _followed(case: Case, seen: Seen) -> Where:
+    """Where a dropout is, with the module that reads it: in a forward with several calls that tells which one."""
+    site = next((site for site in case.sites if site.seen.key == seen.key), None)
+    following = case.map.next_module(site.affine) if site is not None else None
+    return replace(seen.where, next=following) if following else seen.where
+
+
 def _fix_for(seen: Seen) -> str:
     if seen.variant == "scaled_dot_product_attention":
         return "pass dropout_p=self.p if self.training else 0.0: the function does not know the mode"
@@ -90,11 +97,13 @@ def _fix_for(seen: Seen) -> str:
 
 
 def _other_randomness(case: Case) -> Observation:
+    """A note where the operation is known and only an unnamed cause a warning: a VAE samples in eval by design."""
     verdict = case.verdict
     chance = verdict.chances[0] if verdict.chances else None
+    named = verdict.same_seed and chance is not None
     if not verdict.same_seed:
         cause, fix = (
-            "equal seeds give different outputs: a kernel is not deterministic",
+            "equal seeds give different outputs: a kernel is not deterministic, or the forward keeps a state",
             ("torch.use_deterministic_algorithms(True) names the operation"),
         )
     elif chance is not None:
@@ -117,6 +126,7 @@ def _other_randomness(case: Case) -> Observation:
         ),
         means="rules that compare training with eval see this randomness too",
         fix=fix,
+        severity=Severity.NOTE if named else None,
     )  # fmt: skip
 
 
@@ -134,16 +144,16 @@ def _inactive_in_training(case: Case) -> Iterator[Observation]:
             if _is_module(seen)
             else f"pass training=self.training to {seen.variant}, or use the module"
         )
-        yield _drops_nothing(places, why, fix)
+        yield _drops_nothing(case, places, why, fix)
     yield from _asleep(case)
 
 
-def _drops_nothing(places: list[Seen], why: str, fix: str) -> Observation:
+def _drops_nothing(case: Case, places: list[Seen], why: str, fix: str) -> Observation:
     seen = places[0]
     return found(
         "DRP102",
         f"{seen.variant} with p = {seen.dial.p:.3g} drops nothing in training mode{_others(places)}: {why}",
-        where=seen.where,
+        where=_followed(case, seen),
         evidence=Evidence(value=0.0, unit="share dropped", threshold=seen.dial.p, detail="arguments of the call"),
         means="the model trains without the regularisation that the code promises",
         fix=fix,
@@ -174,7 +184,7 @@ def _asleep(case: Case) -> Iterator[Observation]:
         why = f"{name} stays in eval mode when the model trains, though it learns"
         fix = f"let {name} follow train(mode); if it is to be frozen, set requires_grad_(False) on it as well"
         for places in grouped(seen_):
-            yield _drops_nothing(places, why, fix)
+            yield _drops_nothing(case, places, why, fix)
 
 
 def _is_module(seen: Seen) -> bool:
@@ -193,83 +203,6 @@ def _switched_off(seen: Seen) -> bool:
     if seen.owner_training:
         return True
     return _is_module(seen) and seen.parent_training
-
-
-def _inert(case: Case) -> Iterator[Observation]:
-    yield Judged("DRP002")
-    from nndiag.lab.built import locate
-    from nndiag.lab.dropout.sites import pattern
-
-    for name, module in case.bench.model.named_modules():
-        rate = getattr(module, "dropout", 0.0)
-        layers = getattr(module, "num_layers", 0)
-        if layers == 1 and isinstance(rate, float) and rate > 0 and hasattr(module, "flatten_parameters"):
-            yield found(
-                "DRP002",
-                f"dropout = {rate:.3g} of a {type(module).__name__} with one layer does nothing",
-                where=locate(module, name, otherwise=_model_place(case)),
-                evidence=Evidence(value=1.0, unit="layers", threshold=2.0, detail="num_layers of the module"),
-                means="it acts between stacked layers only, and there is nothing between",
-                fix="put nn.Dropout behind the layer, or set num_layers=2 or dropout=0",
-            )
-    groups: dict[str, list[tuple[str, nn.Module, float]]] = {}
-    for item in never_ran(case):
-        groups.setdefault(pattern(item[0]), []).append(item)
-    for (name, module, rate), *rest in groups.values():
-        others = f" (and {len(rest)} more like it)" if rest else ""
-        yield found(
-            "DRP002",
-            f"dropout '{name}' with p = {rate:.3g} never ran, though the module around it did{others}",
-            where=locate(module, name, otherwise=_model_place(case)),
-            evidence=Evidence(value=0.0, unit="runs", threshold=1.0, detail="one forward in training mode"),
-            means="it is built and configured, and regularises nothing",
-            fix="call it in forward, or remove it",
-        )
-
-
-def never_ran(case: Case) -> list[tuple[str, nn.Module, float]]:
-    """Dropout modules that did not run while the module around them did, and whose rate nothing else used."""
-    from nndiag.lab.dropout.names import is_dropout_module
-
-    ran = case.map.film.ran
-    modules = dict(case.bench.model.named_modules())
-    found_: list[tuple[str, nn.Module, float]] = []
-    for name, module in modules.items():
-        rate = getattr(module, "p", None)
-        if not is_dropout_module(module) or name in ran or not isinstance(rate, float) or rate <= 0:
-            continue
-        parent = _holder(name, modules)
-        if parent not in ran:
-            continue
-        inside = f"{parent}." if parent else ""
-        used = any(
-            abs(s.seen.dial.p - rate) < 1e-9
-            and f"{s.seen.key[0]}.".startswith(inside)
-            and s.seen.key[0] not in modules_of_dropout(modules)
-            for s in case.sites
-        )
-        if not used:
-            found_.append((name, module, rate))
-    return found_
-
-
-def modules_of_dropout(modules: dict[str, Any]) -> set[str]:
-    """Names of the modules that are dropouts themselves."""
-    from nndiag.lab.dropout.names import is_dropout_module
-
-    return {name for name, module in modules.items() if is_dropout_module(module)}
-
-
-def _holder(name: str, modules: dict[str, Any]) -> str:
-    """The module around one, lists and dicts of modules passed over."""
-    parent = name.rpartition(".")[0]
-    while parent and type(modules[parent]).__name__ in {"ModuleList", "ModuleDict"}:
-        parent = parent.rpartition(".")[0]
-    return parent
-
-
-def _model_place(case: Case) -> Where:
-    return case.subject.model.where if case.subject.model is not None else Where()
 
 
 def grouped(seen: list[Seen]) -> list[list[Seen]]:

@@ -202,15 +202,23 @@ def _always_on(findings: Sequence[Finding]) -> str:
     return f"{name} drops in eval mode as well"
 
 
+def _nothing_or_all(case: Case, noun: str) -> str:
+    """What there is to say where no site drops anything, or one drops everything."""
+    if not case.acting:
+        idle = any(site.p > 0 for site in case.sites)
+        return f"{noun}, and none drops anything in training" if idle else f"{noun}, all with p = 0: nothing is dropped"
+    gone = sum(site.p >= 1 for site in case.acting)
+    return f"{gone} of {noun} with p = 1: nothing passes there in training" if gone else ""
+
+
 def _keeping(case: Case, findings: Sequence[Finding]) -> str:
     count = len(case.sites)
     noun = f"{count} dropout site{'' if count == 1 else 's'}"
     if not case.sites:
         return "No dropout ran in training mode"
-    if not case.acting:
-        if any(site.p > 0 for site in case.sites):
-            return f"{noun}, and none drops anything in training"
-        return f"{noun}, all with p = 0: nothing is dropped"
+    extreme = _nothing_or_all(case, noun)
+    if extreme:
+        return extreme
     wrong = [f for f in findings if f.rule.code in {"DRP103", "DRP104"}]
     gauges = case.lab.gauges if case.lab is not None else []
     clear = [g for g in gauges if not unclear(g) and not is_augmentation(g.site)]

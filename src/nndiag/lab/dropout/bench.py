@@ -166,7 +166,7 @@ def _rows(batch: Batch) -> int:
 
 def _compare(first: Any, second: Any) -> tuple[bool, float]:
     """Whether two outputs are bit for bit the same, and how far apart they are."""
-    left, right = tensors_in(first), tensors_in(second)
+    left, right = ([part for item in tensors_in(out) for part in _parts(item)] for out in (first, second))
     if len(left) != len(right):
         return False, float("inf")
     worst, same = 0.0, True
@@ -179,6 +179,11 @@ def _compare(first: Any, second: Any) -> tuple[bool, float]:
         if a.is_floating_point():
             worst = max(worst, _distance(a.double(), b.double()))
     return same, worst
+
+
+def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
+    """The tensor itself; of a nested one its parts, which alone have a shape."""
+    return tensor.unbind() if tensor.is_nested else (tensor,)
 
 
 def _distance(a: Tensor, b: Tensor) -> float:
