@@ -249,6 +249,8 @@ CURVES = {
     "in log10": (decay(TOP, FLOOR + 0.002) / math.log(10), {}, ["ENT003 error", "ENT009 warning"]),
     "mean over classes too": (decay(TOP, FLOOR + 0.002) / C, {}, ["ENT003 error", "ENT009 warning"]),
     "sum over 64": (64 * decay(TOP, FLOOR + 0.002), {}, ["ENT009 warning"]),
+    "sum over 128, well above the floor": (128 * decay(TOP, FLOOR + 0.1 * (TOP - FLOOR)), {}, ["ENT009 warning"]),
+    "44 times as much, over no usual size": (44 * decay(TOP, FLOOR + 0.4 * (TOP - FLOOR)), {}, []),
     "perplexity": (np.exp(decay(TOP, FLOOR + 0.002)), {}, ["ENT009 warning"]),
     "perplexity, by its name": (np.exp(decay(TOP, FLOOR + 0.001)), {"unit": "perplexity"}, ["ENT002 note"]),
     "two digits": (np.round(decay(TOP, FLOOR, noise=0), 2), {"rounding": 5e-3}, ["ENT002 note"]),

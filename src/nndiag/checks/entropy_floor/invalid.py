@@ -120,7 +120,7 @@ def _ids(measured: Measured, totals: IdTotals, name: str) -> Iterator[Finding]:
             f"{count} of {rows} class ids are no whole numbers", name, count=count, rows=rows,
             detail=f"the first is entry {totals.first['fraction']} (counted from 0)",
             means="the labels were scaled, averaged or are no class ids",
-            fix="give ids 0 to C-1, or rows of probabilities",
+            fix="give ids 0 to C-1, or rows of probabilities; the targets of a regression have no entropy floor",
         )  # fmt: skip
     if high or negative:
         yield _out_of_range(measured, totals, name, high, negative)

@@ -75,9 +75,9 @@ def _perplexity(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
     )
 
 
-def _above(start: float, tail: Tail, uniform: float) -> bool:
+def _above(start: float, tail: Tail, uniform: float, fallen: float = FALLEN) -> bool:
     """Whether the curve has fallen and come to rest, and yet lies above ln C from end to end."""
-    return min(tail.least, tail.mean) >= WORSE * uniform and start >= FALLEN * tail.mean and tail.flat(0.02 * start)
+    return min(tail.least, tail.mean) >= WORSE * uniform and start >= fallen * tail.mean and tail.flat(0.02 * start)
 
 
 def _nearest(times: float, rows: int) -> int:
@@ -88,7 +88,9 @@ def _nearest(times: float, rows: int) -> int:
 def _never_better(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
     """A curve that has learnt and come to rest, and yet lies above ln C from end to end: no mean over samples does."""
     uniform = levels.uniform
-    if not _above(start, tail, uniform):
+    possible = uniform / max(levels.floor, 1e-12)  # a loss falls from ln C to its floor at most
+    half = 1.0 + 0.5 * (possible - 1.0)
+    if not _above(start, tail, uniform, min(FALLEN, half)):
         return None
     begin = start / uniform
     nearest = _nearest(begin, levels.rows)
@@ -99,6 +101,8 @@ def _never_better(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
             f"a sum over {over}", MEAN, float(nearest),
             f"it starts at {num(begin, 4)} times ln C and stays above ln C; {num(tail.mean / nearest, 3)} per sample",
         )  # fmt: skip
+    if not _above(start, tail, uniform):
+        return None
     return Mismatch(
         "no mean over samples: a sum, a perplexity, or a loss with further terms",
         "log the cross-entropy alone, averaged over samples and tokens",
