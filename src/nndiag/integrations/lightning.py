@@ -6,22 +6,10 @@ size are read, never touched. A finding at or above `fail_on` ends the run befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from nndiag.integrations.asking import (
-    BATCHES,
-    LOG,
-    Situation,
-    alone,
-    ask,
-    first_batches,
-    known_checks,
-    level,
-    size_of,
-    stop_if_needed,
-    tell,
-)
+from nndiag.integrations.asking import LOG, Situation, ask, first_batches, size_of
+from nndiag.integrations.callback import Asking
 from nndiag.integrations.schedules import schedule_of
 from nndiag.load.door import require
 
@@ -33,42 +21,16 @@ _Base: Any = _lightning.Callback
 SHARDED = ("fsdp", "deepspeed", "modelparallel")
 
 
-class NndiagCallback(_Base):  # type: ignore[misc]  # its types come with the extra
-    """Runs chosen checks when training starts, on the real model, loader, optimizer, schedule and world size.
-
-    Args:
-        checks: Names of commands; all that a trainer can show by default.
-        fail_on: `error`, `warning`, `note`, or `never` to warn only.
-        batches: How many batches of the training loader are looked at.
-        **settings: What the functions of `nndiag` take; `base_lr` and `base_batch` for multigpu-lr.
-    """
-
-    def __init__(
-        self, checks: Iterable[str] | None = None, *, fail_on: str = "error", batches: int = BATCHES, **settings: Any
-    ) -> None:
-        super().__init__()
-        self.checks = known_checks(checks)
-        self.fail_on = level(fail_on)
-        self.batches = batches
-        self.settings = {"max_seconds": 30.0, **settings}
-        self.reports: list[Report] = []
+class NndiagCallback(Asking, _Base):  # type: ignore[misc]  # its types come with the extra
+    """Runs chosen checks when training starts, on the real model, loader, optimizer, schedule and world size."""
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Examine, tell, and stop the run where it must not start."""
-        failure: BaseException | None = None
-        with alone():
-            self.reports = self._examine(trainer, pl_module) if trainer.is_global_zero else []
-        if trainer.is_global_zero:
-            tell(self.reports)
-            try:
-                stop_if_needed(self.reports, self.fail_on)
-            except Exception as found:  # noqa: BLE001 - told to the other ranks first, then raised
-                failure = found
-        stop = trainer.strategy.broadcast(failure is not None, src=0)
-        if failure is not None:
-            raise failure
-        if stop:
-            raise RuntimeError("nndiag on rank 0 found a reason not to start; see its log")
+        self.start(
+            lambda: self._examine(trainer, pl_module),
+            first=trainer.is_global_zero,
+            share=lambda failed: bool(trainer.strategy.broadcast(failed, src=0)),
+        )
 
     def _examine(self, trainer: Any, pl_module: Any) -> list[Report]:
         name = type(trainer.strategy).__name__.lower()
