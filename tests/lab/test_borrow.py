@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Training
 from nndiag.lab.borrow import borrow, fingerprint, seeded
 from nndiag.lab.objective import loss_of, resolve_objective
 from nndiag.lab.optimizers import make_optimizer
 from nndiag.lab.sites import trace
+from nndiag.lab.snapshot import same_bits
 from zoo import healthy
 
 EVERY_THIRD = list(healthy())[::3]
@@ -116,6 +118,113 @@ def test_models_of_other_people_come_back_from_tracing_and_training(found):
     assert fingerprint(model) == before
     trace(model, found.batch, training=True)
     assert fingerprint(model) == before
+
+
+STAGES = ("at once", "eval", "hooked", "frozen", "forward", "backward", "step", "halved", "grown")
+
+
+def disturb(model, optimizer, found, objective, stage):
+    """Do what checks do, in their order, and stop with an exception at one of the stages, in mid-forward too."""
+
+    def stop(*_):
+        raise StoppedError
+
+    def reached(name):
+        if name == stage and name not in {"forward", "backward"}:
+            raise StoppedError
+
+    reached("at once")
+    model.eval()
+    reached("eval")
+    leaves = [module for module in model.modules() if not list(module.children())]
+    [module.register_forward_hook(lambda *_: None) for module in leaves]
+    reached("hooked")
+    next(model.parameters()).requires_grad_(requires_grad=False)
+    [torch.rand(2), np.random.rand(2), random.random()]
+    reached("frozen")
+    model.train()
+    if stage == "forward":
+        leaves[len(leaves) // 2].register_forward_pre_hook(stop)
+        model.register_forward_hook(stop)
+    if stage == "backward":
+        [item.register_hook(stop) for item in model.parameters() if item.requires_grad]
+    optimizer.zero_grad()
+    loss_of(model, found.batch, objective)[0].backward()
+    optimizer.step()
+    reached("step")
+    model.half()
+    reached("halved")
+    model.add_module("guest", nn.Linear(1, 1))
+    optimizer.add_param_group({"params": list(model.guest.parameters())})
+    torch.set_grad_enabled(False)
+    raise StoppedError
+
+
+def randomness():
+    return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("found", EVERY_THIRD, ids=lambda found: found.name)
+def test_dozens_of_models_come_back_from_an_exception_at_every_stage(found):
+    model = found.make()
+    objective = resolve_objective(Training(), model, found.batch)
+    optimizer = make_optimizer(Training(optimizer="adam"), model)
+    loss_of(model, found.batch, objective)[0].backward()
+    optimizer.step()
+    list(model.modules())[-1].eval()
+    before, drawn = fingerprint(model, optimizer), randomness()
+    names = [sorted(vars(module)) for module in model.modules()]
+    for stage in STAGES:
+        with pytest.raises((StoppedError, NndiagError)), borrow(model, optimizer):
+            disturb(model, optimizer, found, objective, stage)
+        assert fingerprint(model, optimizer) == before, stage
+        assert [sorted(vars(module)) for module in model.modules()] == names, stage
+        assert randomness() == drawn, stage
+        assert torch.is_grad_enabled(), stage
+
+
+def test_the_rest_comes_back_when_one_part_cannot(monkeypatch):
+    model = small()
+    optimizer = make_optimizer(Training(optimizer="adam"), model)
+    drawn = randomness()
+
+    def fails(_):
+        raise MemoryError
+
+    monkeypatch.setattr("nndiag.lab.snapshot.TensorSnapshot.restore", fails)
+
+    def change():
+        with borrow(model, optimizer):
+            optimizer.param_groups[0]["lr"] = 9.0
+            torch.rand(3)
+            torch.set_grad_enabled(False)
+
+    with pytest.raises(MemoryError):
+        change()
+    assert optimizer.param_groups[0]["lr"] != 9.0
+    assert randomness() == drawn
+    assert torch.is_grad_enabled()
+
+
+def test_a_copy_lent_without_the_values_of_its_weights_has_all_else_back():
+    model = small()
+    before = fingerprint(model)
+    with borrow(model, weights=False), torch.no_grad():
+        model.train()
+        model(torch.randn(6, 4))
+        model.half()
+        model.register_forward_hook(lambda *_: None)
+    assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.bool, torch.int8, torch.complex128])  # fmt: skip
+def test_bits_are_compared_and_not_values(dtype):
+    one = torch.zeros(3, 4, dtype=dtype).t()
+    assert same_bits(one, one.clone())
+    other = one.clone()
+    other[1, 2] = -0.0 if dtype.is_floating_point else 1
+    assert not same_bits(one, other)
 
 
 def test_a_lazy_model_is_lazy_again():

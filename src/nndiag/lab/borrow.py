@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def borrow(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Iterator[nn.Module]:
+def borrow(
+    model: nn.Module, optimizer: torch.optim.Optimizer | None = None, *, weights: bool = True
+) -> Iterator[nn.Module]:
     """Lend the model itself; on the way out everything is as it came, also after an exception.
 
     Restored are parameters and buffers (the objects and their bits, also where they were re-assigned), gradients
@@ -29,23 +31,24 @@ def borrow(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> 
     Args:
         model: Lent as it is: the same object.
         optimizer: Given back too, when one is passed.
+        weights: Whether the values of parameters are kept to be put back. A copy of our own that only runs forward
+            needs no such care, and copying the weights of a large model takes as long as running it.
 
     Yields:
         The model.
     """
-    lent = ModelSnapshot.of(model)
+    lent = ModelSnapshot.of(model, weights=weights)
     state = OptimizerSnapshot.of(optimizer) if optimizer is not None else None
     randomness = RandomState.now()
     grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-    try:
-        yield model
-    finally:
-        lent.restore()
+    with contextlib.ExitStack() as back:  # each of these happens, also when another of them fails
+        back.callback(torch.set_default_dtype, dtype)
+        back.callback(torch.set_grad_enabled, grad)
+        back.callback(randomness.restore)
         if state is not None:
-            state.restore()
-        randomness.restore()
-        torch.set_grad_enabled(grad)
-        torch.set_default_dtype(dtype)
+            back.callback(state.restore)
+        back.callback(lent.restore)
+        yield model
 
 
 @contextlib.contextmanager

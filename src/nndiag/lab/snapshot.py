@@ -30,6 +30,18 @@ def bits(tensor: Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def same_bits(tensor: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype hold the same bits; without copying them where that can be had."""
+    plain = all(item.layout is torch.strided and not item.is_quantized and not item.is_meta for item in (tensor, other))
+    whole = _INTEGERS.get(tensor.element_size())
+    if not plain or whole is None or tensor.is_conj() or tensor.is_neg() or type(tensor.data) is not Tensor:
+        return bits(tensor) == bits(other)
+    return torch.equal(tensor.detach().view(whole), other.detach().view(whole))
+
+
 @dataclass(slots=True)
 class TensorSnapshot:
     """One parameter, buffer or plain tensor: the object, where its data lies, its bits and its gradient."""
@@ -45,8 +57,8 @@ class TensorSnapshot:
     late_hooks: Any
 
     @classmethod
-    def of(cls, tensor: Tensor) -> TensorSnapshot:
-        """Take a tensor as it is."""
+    def of(cls, tensor: Tensor, *, values: bool = True) -> TensorSnapshot:
+        """Take a tensor as it is, with its values or without."""
         lazy = isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer)
         grad = tensor.grad if tensor.is_leaf and not lazy else None
         hooks = tensor._backward_hooks if tensor.is_leaf else None  # noqa: SLF001 - hooks have no public table
@@ -56,9 +68,9 @@ class TensorSnapshot:
             kind=type(tensor),
             attributes=dict(vars(tensor)),
             alias=tensor.data if not lazy else None,
-            copy=None if lazy else tensor.detach().clone(),
+            copy=tensor.detach().clone() if values and not lazy else None,
             requires_grad=tensor.requires_grad,
-            grad=cls.of(grad) if grad is not None else None,
+            grad=cls.of(grad, values=values) if grad is not None else None,
             hooks=copy.copy(hooks) if hooks is not None else None,
             late_hooks=copy.copy(late) if late is not None else None,
         )
@@ -68,10 +80,10 @@ class TensorSnapshot:
         tensor = self.tensor
         if type(tensor) is not self.kind:
             tensor.__class__ = self.kind
-        if self.alias is not None and self.copy is not None:
+        if self.alias is not None:
             if not _same_memory(tensor, self.alias):
                 tensor.data = self.alias
-            if bits(self.alias) != bits(self.copy):
+            if self.copy is not None and not same_bits(self.alias, self.copy):
                 _write(self.alias, self.copy, tensor)
         elif isinstance(tensor, nn.UninitializedParameter | nn.UninitializedBuffer):
             tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
@@ -188,11 +200,17 @@ class ModelSnapshot:
     tensors: list[TensorSnapshot]
 
     @classmethod
-    def of(cls, model: nn.Module) -> ModelSnapshot:
-        """Take a model as it is. Shared tensors and modules are taken once."""
+    def of(cls, model: nn.Module, *, weights: bool = True) -> ModelSnapshot:
+        """Take a model as it is, with the values of its parameters or without. What is shared is taken once."""
         modules = [ModuleSnapshot.of(module) for module in model.modules()]
         unique = {id(tensor): tensor for item in modules for tensor in _tensors_of(item)}
-        return cls(modules, [TensorSnapshot.of(tensor) for tensor in unique.values()])
+        return cls(
+            modules,
+            [
+                TensorSnapshot.of(tensor, values=weights or not isinstance(tensor, nn.Parameter))
+                for tensor in unique.values()
+            ],
+        )
 
     def restore(self) -> None:
         """Give it back: the modules' tables first, then the tensors they hold."""

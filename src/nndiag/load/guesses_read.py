@@ -33,7 +33,7 @@ def from_reading(model: nn.Module) -> Iterator[Guess]:
     if hasattr(getattr(model, "config", None), "model_type"):
         return  # its config and its arguments' names tell more
     try:
-        with borrow(model), seeded(0):
+        with borrow(model, weights=False), seeded(0):
             reads = read_forward(model)
     except Exception:  # noqa: BLE001 - graphs of other people's forwards have any form; there are other guesses
         return

@@ -44,7 +44,7 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
     """Invent inputs that the model's forward accepts, and targets that its loss accepts.
 
     Args:
-        model: Given back as it was.
+        model: A copy of our own, given back as it was but for weights that its own forward changes.
         training: The loss decides what targets must be; "auto" lets the output decide.
         size: Rows of a batch; 32 by default, 8 for large models.
         seed: Of the inputs.
@@ -211,7 +211,7 @@ def _try(model: nn.Module, guess: Guess, rows: int, failed: _Failed, *, training
 
     guard = Guard(min(max(failed.left, 1.0), _LONGEST))
     try:
-        with borrow(model), seeded(0), torch.no_grad():
+        with borrow(model, weights=False), seeded(0), torch.no_grad():
             model.train(training)
             inputs = _made(guess, rows)
             with guard:
@@ -264,7 +264,7 @@ def _takes_labels(model: nn.Module, guess: Guess, aims: Callable[[Any, Generator
     if targets is None:
         return False
     try:
-        with borrow(model), seeded(0), torch.no_grad():
+        with borrow(model, weights=False), seeded(0), torch.no_grad():
             model.eval()
             call(model, {**inputs, "labels": targets})
     except NndiagError:

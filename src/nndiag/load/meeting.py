@@ -130,7 +130,7 @@ def _run(model: nn.Module, batch: Batch, *, training: bool = False) -> None:
     from nndiag.lab.borrow import borrow, seeded
     from nndiag.lab.forward import call, take
 
-    with borrow(model), seeded(0), torch.no_grad():
+    with borrow(model, weights=False), seeded(0), torch.no_grad():
         model.train(training)
         call(model, take(batch, 4).inputs)
 
