@@ -6,6 +6,8 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import nn
 
 from checks.dropout_subject import codes, examine
+from nndiag.lab.dropout.player import Player
+from nndiag.lab.dropout.script import Script
 
 X = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
 
@@ -170,18 +172,41 @@ def test_dropout_inside_fused_attention_is_measured(scale, expected):
     assert slopes["sdpa"] == pytest.approx(scale, abs=0.02)
 
 
-def test_dropout_inside_an_lstm_is_said_to_be_out_of_sight():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn, self.out = nn.LSTM(16, 8, 2, dropout=0.3, batch_first=True), nn.Linear(8, 2)
+class Recurrent(nn.Module):
+    def __init__(self, kind, p=0.3, layers=3, *, packed=False):
+        super().__init__()
+        self.rnn, self.out = kind(16, 8, layers, dropout=p, batch_first=True, bidirectional=True), nn.Linear(16, 2)
+        self.packed = packed
 
-        def forward(self, x):
-            return self.out(self.rnn(x)[0][:, -1])
+    def forward(self, x):
+        if self.packed:
+            x = nn.utils.rnn.pack_padded_sequence(x, torch.arange(len(x)).clamp(1, x.shape[1]), True, False)
+        out = self.rnn(x)[0]
+        return self.out(out.data if self.packed else out[:, -1])
 
-    report = examine(Net, torch.randn(32, 6, 16))
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_dropout_between_recurrent_layers_is_watched_between_each_two(kind, packed):
+    report = examine(lambda: Recurrent(kind, packed=packed), torch.randn(32, 6, 16))
     assert not report.findings
-    assert any(skip.code == "DRP103" and "nothing can be watched" in skip.reason for skip in report.skipped)
+    assert report.target["dropout_sites"] == 2
+    slopes = [m for m in report.measurements if m.name == "train_eval_slope"]
+    assert [m.where for m in slopes] == ["rnn dropout", "rnn dropout #2"]
+    assert all(m.interval[0] - 0.01 < 1 < m.interval[1] + 0.01 for m in slopes)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_layer_by_layer_a_recurrence_gives_what_torch_gives_in_one_call(kind, packed):
+    model, x = Recurrent(kind, packed=packed).double().eval(), torch.randn(4, 6, 16, dtype=torch.float64)
+    expected = model(x)
+    assert torch.allclose(Player(model, Script()).play(x), expected, rtol=1e-12, atol=1e-14)
+
+
+def test_a_keep_probability_inside_an_lstm_is_named_at_the_lstm():
+    report = examine(lambda: Recurrent(nn.LSTM, 0.9, 2), torch.randn(32, 6, 16))
+    assert [f.where.module for f in report.findings if f.rule.code == "DRP001"] == ["rnn"]
 
 
 class Swish(nn.Module):

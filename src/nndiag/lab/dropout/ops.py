@@ -122,12 +122,12 @@ def dial_of(op: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Dial |
         p = _number(argument(args, kwargs, 10, "dropout_p", 0.0))
         return Dial(p, bool(argument(args, kwargs, 13, "training", True)), ELEMENT)  # noqa: FBT003 - a row of torch's signature
     if op in RECURRENT and len(args) >= 8:
-        at = _recurrent_rate(args)
+        at = recurrent_rate(args)
         return Dial(_number(args[at]), bool(args[at + 1]), ELEMENT) if at else None
     return None
 
 
-def _recurrent_rate(args: tuple[Any, ...]) -> int:
+def recurrent_rate(args: tuple[Any, ...]) -> int:
     """Where in torch.lstm's positional arguments p stands: behind has_biases and num_layers, which are bool and int."""
     for at in range(2, len(args) - 1):
         if isinstance(args[at], float) and isinstance(args[at + 1], bool) and isinstance(args[at - 1], int):
@@ -141,7 +141,7 @@ def with_rate(
     """Return the same arguments with another rate."""
     given = dict(kwargs)
     if op in RECURRENT:
-        at = _recurrent_rate(args)
+        at = recurrent_rate(args)
         return (*args[:at], p, *args[at + 1 :]), given
     at = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}.get(op, 1)
     name = "p" if op in _DROPOUTS else "dropout_p"

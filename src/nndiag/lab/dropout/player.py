@@ -30,6 +30,7 @@ from nndiag.lab.dropout.ops import (
     mask_facts,
     with_rate,
 )
+from nndiag.lab.dropout.recurrent import layer_by_layer, stacked
 from nndiag.lab.dropout.script import Script
 from nndiag.lab.dropout.tags import FOREIGN, Luck, Tag, Tags, luck_of
 from nndiag.lab.forward import call, tensors_in
@@ -108,6 +109,9 @@ class Player(TorchFunctionMode):
             if name not in _TENSOR_PROPERTIES:
                 return func(*args, **kwargs)
         op = bare(name)
+        if stacked(op, args):
+            with self:
+                return layer_by_layer(func, args)
         if name in _LOGICAL:
             self._decided(args)
         if op in PLUMBING or name in _LOGICAL:
