@@ -180,7 +180,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x):
         if self.packed:
-            x = nn.utils.rnn.pack_padded_sequence(x, torch.arange(len(x)).clamp(1, x.shape[1]), True, False)
+            lengths = torch.arange(len(x)).clamp(1, x.shape[1])
+            x = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         out = self.rnn(x)[0]
         return self.out(out.data if self.packed else out[:, -1])
 
