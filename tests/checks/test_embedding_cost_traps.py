@@ -315,3 +315,43 @@ def test_one_hot_vectors_are_seen_however_they_were_made(ask, tmp_path, how):
     assert found(document) == {"EMB010": "warning"}
     ledger = next(table for table in document["tables"] if table["title"] == "the ledger")
     assert ledger["rows"][0][:2] == ["table (one-hot)", "3,000 x 64"]
+
+
+UNUSED = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, way="unused"):
+        super().__init__()
+        self.way = way
+        self.large = nn.Embedding(1_000_000, 64)
+        self.small, self.out = nn.Embedding(1000, 64), nn.Linear(64, 2)
+
+    def forward(self, ids):
+        vectors = self.small(ids % 1000).mean(1)
+        if self.way == "product":
+            vectors = vectors + (vectors @ self.large.weight.T).mean()
+        return self.out(vectors)
+
+
+def product():
+    return Model("product")
+"""
+
+
+@pytest.mark.parametrize(("name", "costs"), [("Model", False), ("product", True)])
+def test_a_table_that_the_forward_leaves_alone_costs_nothing(ask, tmp_path, name, costs):
+    (tmp_path / "unused.py").write_text(UNUSED)
+    _, document = ask(f"unused.py:{name}", "--optimizer", "adam", "--no-measure")
+    assert ("EMB001" in found(document)) == costs
+
+
+def test_a_table_with_sparse_gradients_is_timed_with_what_it_can_gain(ask, tmp_path):
+    (tmp_path / "lazy.py").write_text(
+        "from torch import nn\n\n\ndef rows():\n    return nn.Sequential(nn.Embedding(3000, 8, sparse=True))\n"
+    )
+    _, document = ask("lazy.py:rows", "--optimizer", "sparse_adam", "--max-seconds", "8")
+    assert "EMB101" in document["coverage"]["checked"]
+    assert {name.split()[0] for name in cures_of(document)} == {"now:", "frozen", "hashing"}

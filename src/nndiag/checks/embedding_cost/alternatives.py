@@ -20,7 +20,10 @@ SPARSE = ("sparse_adam", "adagrad", "sgd")  # what takes sparse gradients, neare
 
 
 def different(spec: TableSpec, around: Circumstances, kept_rows: int | None) -> Iterator[Cure]:
-    """Yield the alternatives that change the step, for one trainable dense table."""
+    """Yield the alternatives that change the step; one whose gradient is sparse already only has fewer rows to gain."""
+    if spec.sparse:
+        yield from (cure for cure in _fewer(spec, around, kept_rows) if cure.key != "factorised")
+        return
     if not spec.tied:
         nearest = sparse_optimizer(spec.optimizer.family)
         for family in sorted(SPARSE, key=lambda name: name != nearest):

@@ -160,6 +160,9 @@ class EmbeddingCost:
             yield Fact("parameters", view.inventory.parameters, f"{view.inventory.parameters:,} parameters")
         hot = f", {len(view.hot)} behind one-hot vectors" if view is not None and view.hot else ""
         yield Fact("tables", len(specs), f"{len(specs)} table{'s' * (len(specs) != 1)}{hot}")
+        for site in view.sites if view is not None else ():
+            if view is not None and view.idle(site):
+                yield Fact(f"unused_{site.name}", site.rows, f"'{site.name}' is never used by the forward")
         if specs:
             spec = max(specs, key=lambda spec: spec.bytes)
             assumed = " (assumed)" if spec.optimizer.assumed else ""
@@ -229,7 +232,7 @@ class EmbeddingCost:
         shown = [*specs, *hot]
         if not trained:
             yield from (Judged(code) for code in ("EMB001", "EMB002"))
-            yield Skip("EMB101", "no table is trained")
+            yield Skip("EMB101", "no table is trained" if specs else "there is no table")
             yield from overview.without_cost(specs, self.around, hot)
             return
         costliest = max(trained, key=lambda spec: ledger(spec, self.around).seconds(machine))

@@ -41,6 +41,12 @@ class ModelView:
     trouble: str = ""  # why no forward could be watched
     hot: list[TableSpec] = field(default_factory=list)  # what one-hot vectors are multiplied with
 
+    def idle(self, site: TableSite) -> bool:
+        """Whether the forward was seen to leave this table alone: it then has no gradient and is not stepped."""
+        if self.watch is None or not self.watch.touched or site.tied or site.shared:
+            return False
+        return site.parameter in self.names.values() and site.parameter not in self.watch.touched
+
     @property
     def bare(self) -> list[str]:
         """Parameters that are tables without a module of their own."""
@@ -222,7 +228,7 @@ def _spec(subject: Subject, view: ModelView, site: TableSite, assumed: int) -> T
         dtype=str(site.dtype).removeprefix("torch."),
         cls=site.cls,
         sparse=site.sparse and not tied,
-        trainable=site.trainable and (use is None or use.learns or bool(tied)),
+        trainable=site.trainable and (use is None or use.learns or bool(tied)) and not view.idle(site),
         tied=tied,
         bag=site.bag,
         padding=site.padding,

@@ -30,7 +30,8 @@ def without_cost(
     if specs:
         total = sum(spec.bytes for spec in specs)
         yield Answer(
-            f"the {len(specs)} tables hold {size(total)} and are not trained: a step only reads the rows in use"
+            f"the {_counted(len(specs), 'table')} {size(total)} and {'are' if len(specs) > 1 else 'is'} not trained: "
+            "a step only reads the rows in use"
         )
         yield _ledgers([*specs, *hot], around)
     else:
@@ -93,6 +94,10 @@ def answer_clocked(
     yield from _bars(result.cures)
     yield from details(spec, around, result.machine)
     yield from _against_rows(spec, result.table.forecast.at, result.rest.seconds)
+
+
+def _counted(count: int, word: str) -> str:
+    return f"{word} holds" if count == 1 else f"{count} {word}s hold"
 
 
 def _begun(spec: TableSpec, moved: float) -> str:

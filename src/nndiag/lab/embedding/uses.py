@@ -74,11 +74,13 @@ class LookupWatch(TorchFunctionMode):
         self.uses: dict[str, Use] = {}
         self.one_hot: list[OneHot] = []
         self.flops = 0  # of the forward pass
+        self.touched: set[str] = set()  # parameters that any function was given
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the function, having looked at it."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
+        given = {self._names[id(item)] for item in _leaves(args, kwargs) if id(item) in self._names}
         if func in (functional.embedding, functional.embedding_bag):
             args = self._lookup(args, kwargs)
         elif (picked := self._picked(name, args)) is not None:
@@ -86,6 +88,8 @@ class LookupWatch(TorchFunctionMode):
         elif name in _PRODUCTS:
             self._product(args)
         result = func(*args, **kwargs)
+        if isinstance(result, Tensor | tuple | list):  # anything else only asked for its device or dtype
+            self.touched |= given
         if func is functional.embedding:
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             self._vectors[id(result)] = (result, self._names.get(id(weight), ""))
@@ -182,6 +186,14 @@ class LookupWatch(TorchFunctionMode):
         elif own is not None and args[0].dim() == 2 and name in {"t", "T", "transpose", "permute", "__get__"}:
             self._names[id(result)] = own
             self._kept.append(result)
+
+
+def _leaves(args: Any, kwargs: Any) -> list[Any]:
+    """Arguments, and what lies in lists among them."""
+    found: list[Any] = []
+    for item in (*args, *kwargs.values()):
+        found += item if isinstance(item, tuple | list) else [item]
+    return found
 
 
 def watch_forward(model: nn.Module, inputs: Any, rows: dict[str, int] | None = None) -> LookupWatch:
