@@ -205,6 +205,24 @@ def test_layer_by_layer_a_recurrence_gives_what_torch_gives_in_one_call(kind, pa
     assert torch.allclose(Player(model, Script()).play(x), expected, rtol=1e-12, atol=1e-14)
 
 
+def test_a_mask_behind_a_layer_that_starts_at_zero_is_not_judged_and_the_reason_is_given():
+    class Zero(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 64), nn.Linear(64, 3)
+            nn.init.zeros_(self.a.weight)
+            nn.init.zeros_(self.a.bias)
+
+        def forward(self, x):
+            h = self.a(x)
+            return self.b(h * (torch.rand_like(h) > 0.3) if self.training else h)
+
+    report = examine(Zero, X)
+    assert [s.reason for s in report.skipped if s.code == "DRP103"] == [
+        "what it feeds is zero everywhere in eval mode: no scale shows"
+    ]
+
+
 def test_a_keep_probability_inside_an_lstm_is_named_at_the_lstm():
     report = examine(lambda: Recurrent(nn.LSTM, 0.9, 2), torch.randn(32, 6, 16))
     assert [f.where.module for f in report.findings if f.rule.code == "DRP001"] == ["rnn"]

@@ -69,6 +69,8 @@ def unclear(gauge: Gauge) -> str:  # noqa: PLR0911 - one line per reason
         return "p = 1 passes nothing on"
     if gauge.why:
         return gauge.why
+    if gauge.reference is not None and not bool(gauge.reference.any()):
+        return "what it feeds is zero everywhere in eval mode: no scale shows"
     plain = not site.seen.handmade and not site.anchor.scaled  # torch's own rescale, and nothing scales behind it
     if gauge.reference is None or not gauge.slopes:
         return SILENT if plain else "what it feeds has no counterpart in eval mode"
