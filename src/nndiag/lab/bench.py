@@ -16,7 +16,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
-from nndiag.lab.bench_parts import PlainAdam, RandomTargets
+from nndiag.lab.bench_parts import PlainAdam, RandomTargets, finite
 from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import batch_rows, call, take
 from nndiag.lab.objective import own_loss, resolve_objective
@@ -110,7 +110,7 @@ class Bench:
                     loss.backward()  # type: ignore[no-untyped-call]
                 grads = [item.grad for item in self.model.parameters() if item.grad is not None]
                 return all(
-                    bool(torch.isfinite(item).all())
+                    finite(item)
                     for item in [loss.detach(), *(g.coalesce().values() if g.is_sparse else g for g in grads)]
                 )
             finally:

@@ -72,6 +72,11 @@ class RandomTargets:
         return total if total is not None else torch.zeros(())
 
 
+def finite(item: Tensor) -> bool:
+    """Whether every entry is a number: by the sum, which a NaN or an infinity spoils; entry by entry only then."""
+    return bool(torch.isfinite(item.sum())) or bool(torch.isfinite(item).all())
+
+
 def alike(output: Any, _targets: Any = None) -> Tensor:
     """A loss that treats every output element alike, so that it tells no two outputs apart."""
     total: Tensor | None = None

@@ -57,6 +57,16 @@ class UnitView:
             joined = torch.cat([part.detach().to(torch.float64) for part in parts], dim=1)
             return np.asarray(joined.cpu().numpy())
 
+    def entries(self, tensors: Mapping[str, Tensor]) -> int:
+        """How many numbers its weights hold."""
+        return sum(tensors[name].numel() for name in self.weights)
+
+    def raw_rows(self, tensors: Mapping[str, Tensor]) -> NDArray[np.generic]:
+        """Return (units, features) in the weights' own precision, without a copy where the layout allows."""
+        with torch.no_grad():
+            item = self.read(tensors).detach().cpu()
+            return np.asarray((item.float() if item.dtype is torch.bfloat16 else item).numpy())
+
     @property
     def class_array(self) -> NDArray[np.int64] | None:
         """The classes as an array."""

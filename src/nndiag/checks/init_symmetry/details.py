@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 MOST_LAYERS = 24
 MOST_ENTRIES = 1_000_000  # of a layer's weights that is looked at here
 MOST_UNITS = 48  # of the heat map
+LEAST_SECONDS = 2.0  # of the budget that must be left for these tables
 NEAR = 0.01  # relative distance of units that do nearly the same
 LONG_SECONDS = 5.0  # for the run that says how wide a layer is in the end
 
@@ -35,9 +36,9 @@ def _ranks(scene: Scene, views: list[UnitView]) -> Iterator[Observation]:
 
     lines = []
     for view in views:
-        rows = view.rows(scene.bench.start)
-        if not 0 < rows.size <= MOST_ENTRIES:
+        if not 0 < view.entries(scene.bench.start) <= MOST_ENTRIES or scene.subject.run.seconds_left < LEAST_SECONDS:
             continue
+        rows = view.rows(scene.bench.start)
         alike = view.units - int(near(rows, NEAR, classes=view.class_array).labels.max()) - 1
         lines.append((view.label, view.units, float(f"{stable_rank(rows):.3g}"), min(rows.shape), alike))
     if lines:
@@ -54,7 +55,9 @@ def _heat(scene: Scene, views: list[UnitView]) -> Iterator[Observation]:
         return
     import numpy as np
 
-    rows = view.rows(scene.bench.start, bias=True)[:MOST_UNITS]
+    large = view.entries(scene.bench.start) > MOST_ENTRIES
+    rows = view.raw_rows(scene.bench.start) if large else view.rows(scene.bench.start, bias=True)
+    rows = rows[:MOST_UNITS].astype(np.float64)
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     if not norms.any():
         return

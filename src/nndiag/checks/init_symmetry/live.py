@@ -124,13 +124,13 @@ def _unseen(scene: Scene) -> Iterator[Observation]:
 
 def _nonfinite(scene: Scene) -> Iterator[Observation]:
     """Weights that are no numbers make every verdict void; buffers may hold infinity as a bound or a mask."""
-    import torch
+    from nndiag.lab.bench_parts import finite
 
     learned = {name for name, _ in scene.bench.model.named_parameters()}
     bad = [
         name
         for name, item in scene.bench.start.items()
-        if name in learned and item.is_floating_point() and not torch.isfinite(item).all()
+        if name in learned and item.is_floating_point() and not finite(item)
     ]
     if bad:
         names = ", ".join(bad[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")

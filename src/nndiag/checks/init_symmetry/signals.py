@@ -267,7 +267,9 @@ def _theory(site: Site) -> float | None:
     if "Transpose" in kind or "Embedding" in kind:
         return None
     fan_in = weight.shape[0] if kind == "Conv1D" else weight[0].numel()
-    return _short(fan_in * float(weight.detach().double().square().mean()))
+    own = torch.promote_types(weight.dtype, torch.float32)
+    norm = float(torch.linalg.vector_norm(weight.detach(), dtype=own))
+    return _short(fan_in * norm**2 / weight.numel())
 
 
 def _short(value: float) -> float | None:

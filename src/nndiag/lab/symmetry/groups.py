@@ -62,16 +62,33 @@ def twins_of(
     tail of a matrix differently. Biases that a trial shows to be without effect (in front of batch norm) tell nothing
     apart.
     """
+    if _large(view, tensors):
+        groups = tuple(_with_bias(view, identical(view.raw_rows(tensors), view.class_array).groups, tensors))
+        return Twins(view, groups) if groups else None
     rows = view.rows(tensors, bias=True)
     if trial is not None and view.read_bias is not None and all(name in trial.pull for name in view.biases):
         width = rows.shape[1] - view.rows(tensors).shape[1]
         pull = view.read_bias(trial.pull).detach().abs().double().cpu().numpy()
         idle = pull.max(axis=1, initial=0.0) <= IDLE * sum(trial.level(step) for step in range(trial.steps))
         rows[np.ix_(idle & pulled_units(view, trial), range(rows.shape[1] - width, rows.shape[1]))] = 0.0
-    exact = rows.size > NEAR_LIMIT or tolerance == 0
-    found = identical(rows, view.class_array) if exact else near(rows, tolerance, classes=view.class_array)
+    found = identical(rows, view.class_array) if tolerance == 0 else near(rows, tolerance, classes=view.class_array)
     groups = tuple(found.groups)
     return Twins(view, groups) if groups else None
+
+
+def _large(view: UnitView, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a layer is compared exactly, in its own precision: a copy in float64 would be as large as the model."""
+    return view.entries(tensors) > NEAR_LIMIT
+
+
+def _with_bias(
+    view: UnitView, groups: Sequence[NDArray[np.int64]], tensors: Mapping[str, Tensor]
+) -> list[NDArray[np.int64]]:
+    """Groups of equal rows, of which those with another bias are taken out."""
+    if view.read_bias is None or not groups:
+        return list(groups)
+    biases = np.asarray(view.read_bias(tensors).detach().double().cpu().numpy())
+    return [group[part] for group in groups for part in identical(biases[group]).groups]
 
 
 def still_together(item: Twins, trial: Trial, tolerance: float) -> Twins | None:
@@ -163,9 +180,9 @@ class Mirror:
 
 def mirrors_of(view: UnitView, tensors: Mapping[str, Tensor]) -> Mirror | None:
     """Return the pairs with opposite incoming rows and biases, or None."""
-    rows = view.rows(tensors, bias=True)
-    if rows.size > NEAR_LIMIT:
+    if _large(view, tensors):
         return None
+    rows = view.rows(tensors, bias=True)
     pairs = sign_pairs(rows)
     if view.classes is not None:
         pairs = [pair for pair in pairs if view.classes[pair[0]] == view.classes[pair[1]]]
