@@ -92,7 +92,10 @@ def _imbalance(seen: Comparison) -> tuple[str, str]:
             low, high = int(min(seen.counts[name])), int(max(seen.counts[name]))
             return f"{kind} imbalance", f"; shards hold {low} to {high} {'samples' if same else words}"
     spread = float(shape.max() / shape.min()) if float(shape.min()) > 0 else float("inf")
-    return "weight imbalance", f"; the loss weighs its shards {show(spread)} to 1 (class weights, masks)"
+    return (
+        "weight imbalance",
+        f"; the loss weighs its shards {show(spread)} to 1 (class weights, masks, a loss that is no mean)",
+    )
 
 
 def batch_dependent(setting: Setting, seen: Comparison, error: float, cosine: float) -> Observation:
