@@ -10,7 +10,7 @@ from nndiag.checks.normalization.bench import prepare, seen_by_first
 from nndiag.checks.normalization.checkpoint import examine_weights
 from nndiag.checks.normalization.cure import brief_cure, cure_for
 from nndiag.checks.normalization.experiment import examine_training
-from nndiag.checks.normalization.fed import examine_fed
+from nndiag.checks.normalization.fed import examine_fed, holds_normaliser
 from nndiag.checks.normalization.initial import UNCURED
 from nndiag.checks.normalization.inside import examine_inside
 from nndiag.checks.normalization.precision import examine_precision, overflowing_forward
@@ -61,6 +61,8 @@ class CheckNormalization:
         yield from told.through(self._all(subject, seen, view, bench, ids))
         if bench is not None:
             yield from told.through(self._with_model(bench, seen, view, told.alarms))
+            if holds_normaliser(bench):  # behind which the weights' scale, and so this bound, means nothing
+                told.numbers.pop("learning_rate_ceiling", None)
         yield from told.held_back()
         yield from input_numbers(seen, view, ids)
         yield Answer(answer(seen, told.findings, told.numbers, ids))

@@ -163,7 +163,7 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) 
     """
     ratio = rate.lr / ceiling
     confirmed = calm_below(bench, rate, ceiling, jump=2.0 if sane or ratio < ABOVE else 1.05)
-    if confirmed == 0 or (confirmed is None and (ratio < FAR_ABOVE or _normalised(bench))):
+    if confirmed == 0 or (confirmed is None and (ratio < FAR_ABOVE or holds_normaliser(bench))):
         return
     first = bench.first
     assert first is not None
@@ -191,7 +191,7 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) 
     )
 
 
-def _normalised(bench: Bench) -> bool:
+def holds_normaliser(bench: Bench) -> bool:
     """Whether the model holds a normaliser."""
     from nndiag.lab.roles import NORMALISER, role_of_module
 

@@ -148,6 +148,11 @@ def answer(seen: Seen, findings: list[Finding], numbers: dict[str, float], ids: 
     ceiling = numbers.get("learning_rate_ceiling", float("nan"))
     room = f"; the first layer bears a learning rate up to {ceiling:.2g}" if np.isfinite(ceiling) else ""
     if not worst or worst[0].severity is Severity.NOTE:
-        note = f" ({worst[0].rule.code}: {worst[0].message})" if worst else ""
+        scale = next((item for item in worst if item.rule.code in {"NRM001", "NRM002", "NRM003"}), None)
+        if scale is not None:
+            why = scale.means.rpartition("; ")[2]
+            return f"inputs are {said}, far from unit scale ({scale.rule.code}); {why}{room}"
+        told = next((item for item in worst if not item.rule.code.startswith("NND")), None)
+        note = f" ({told.rule.code}: {told.message})" if told else ""
         return f"inputs are {said}: nothing to scale{note}{room}"
     return f"inputs are {said}: {worst[0].message}{room}"
