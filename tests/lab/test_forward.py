@@ -148,3 +148,15 @@ def test_moving_changes_the_type_of_floating_tensors_only():
 
 def test_the_main_input_is_no_label():
     assert torch.equal(main_input({"labels": torch.ones(2), "ids": torch.tensor([4])}), torch.tensor([4]))
+
+
+def test_a_forward_that_was_called_with_too_little_is_named_with_its_line():
+    class Two(nn.Module):
+        def forward(self, x, mask):
+            return x * mask
+
+    line = Two.forward.__code__.co_firstlineno
+    with pytest.raises(
+        NndiagError, match=rf"missing 1 required positional argument: 'mask' \(.*test_forward.py:{line}\)"
+    ):
+        call(Two(), torch.ones(2, 3))

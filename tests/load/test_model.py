@@ -139,7 +139,7 @@ def test_the_source_knows_file_and_line(folder):
         ("model.py:build", UsageError, "there is no file 'model.py'", "models.py"),
         ("nowhere.mod:build", NndiagError, "there is no module 'nowhere.mod'", "installed"),
         ("models.py:raises", NndiagError, r"raised ValueError: no weights today \(models\.py:\d+\)", "models.py:"),
-        ("models.py:number", NndiagError, "returned a int, not a torch module", "return the model"),
+        ("models.py:number", NndiagError, "returned an int, not a torch module", "return the model"),
         ("models.py:nothing", NndiagError, "returned nothing, not a torch module", "return the model"),
         ("models.py:Net", NndiagError, "needs arguments: width", "--model-arg width="),
         ("models.py:WIDTH", NndiagError, "is a int, not a model", "name a torch module"),
@@ -369,3 +369,8 @@ def test_a_trusted_pickled_module_is_a_model(folder):
     with pytest.raises(NndiagError, match="pickled objects"):
         load_model("whole.pt")
     assert load_model("whole.pt", trust=True).make()(torch.ones(1, 4)).shape == (1, 2)
+
+
+def test_what_stands_in_a_file_decides_and_not_its_name(folder):
+    torch.save(nn.Linear(2, 2).state_dict(), "named.safetensors")
+    assert set(load_model("named.safetensors").shapes) == {"weight", "bias"}

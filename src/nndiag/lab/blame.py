@@ -93,13 +93,25 @@ def said(error: BaseException) -> str:
     return f"{name}: {text}" if text else name
 
 
-def users_fault(what: str, error: BaseException, *, hint: str = "") -> NndiagError:
-    """Turn an exception of the user's code into two lines that name his file and line."""
-    place = blamed(error)
+def users_fault(what: str, error: BaseException, *, hint: str = "", code: object = None) -> NndiagError:
+    """Turn an exception of the user's code into two lines that name his file and line.
+
+    Args:
+        what: Raised it.
+        error: The exception.
+        hint: Instead of the one that points at the line.
+        code: A function of his that was called: its first line is named when the call itself failed.
+    """
+    place = blamed(error) or _first_line(code)
     return NndiagError(
         f"{what} raised {said(error)}" + (f" ({place})" if place else ""),
         hint=hint or (f"the error is in {place}; --debug shows the traceback" if place else "--debug shows it all"),
     )
+
+
+def _first_line(function: object) -> str:
+    code = getattr(function, "__code__", None)
+    return f"{shown(code.co_filename)}:{code.co_firstlineno}" if code and is_users(code.co_filename) else ""
 
 
 def one_line(items: Iterable[str], *, limit: int = 5) -> str:

@@ -57,7 +57,8 @@ def invoke(model: nn.Module, inputs: Any) -> Any:
     except NndiagError:
         raise
     except Exception as error:
-        raise users_fault(f"the forward of {type(unwrapped(model)).__name__}", error) from error
+        kind = type(unwrapped(model))
+        raise users_fault(f"the forward of {kind.__name__}", error, code=getattr(kind, "forward", None)) from error
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -183,7 +183,8 @@ def _from_factory(name: str, build: Any, args: dict[str, Any], *, seed: int, dev
             source.name = named(name, notes)
             return graph
         if not isinstance(made, nn.Module):
-            kind = "nothing" if made is None else f"a {type(made).__name__}"
+            word = type(made).__name__
+            kind = "nothing" if made is None else f"an {word}" if word[0] in "aeiou" else f"a {word}"
             inner = (
                 " (it holds one)"
                 if isinstance(made, tuple | list) and any(isinstance(x, nn.Module) for x in made)

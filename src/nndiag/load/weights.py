@@ -157,8 +157,9 @@ def read_torch(opened: Opened, *, trust: bool) -> Any:
         _check_zip(opened)
     try:
         sound = torch.sparse.check_sparse_tensor_invariants()  # type: ignore[no-untyped-call]
-        with sound, torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # The open file, not its name: torch would take one that ends in .safetensors at its word.
+        with sound, torch.serialization.safe_globals(_harmless()), Path(path).open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as refused:
         if not trust:
             raise NndiagError(
@@ -169,7 +170,8 @@ def read_torch(opened: Opened, *, trust: bool) -> Any:
         raise NndiagError(f"'{path}' cannot be read: {said(broken)}", hint="write it again") from broken
     make_importable(str(Path.cwd()))  # the classes that the pickle names
     try:
-        return torch.load(path, map_location="cpu", weights_only=False)
+        with Path(path).open("rb") as file:
+            return torch.load(file, map_location="cpu", weights_only=False)
     except Exception as broken:
         raise NndiagError(
             f"'{path}' cannot be unpickled: {said(broken)}", hint="is the code it needs importable from here?"
