@@ -169,8 +169,9 @@ def group_of_one(backend: str = "gloo") -> Iterator[None]:
         yield
         return
     folder = Path(tempfile.mkdtemp(prefix="nndiag-ranks-"))
-    before = {key: os.environ.get(key) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    before = {key: os.environ.get(key) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "GLOO_SOCKET_IFNAME")}
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "GLOO_SOCKET_IFNAME": _loopback(dict(os.environ))}
+    os.environ |= alone  # the loopback: a machine without a name in any network has one, too
     try:
         dist.init_process_group(backend, init_method=f"file://{folder / 'store'}", rank=0, world_size=1)
         yield

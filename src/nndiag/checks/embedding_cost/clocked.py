@@ -71,7 +71,7 @@ def clocked(  # noqa: PLR0913, PLR0917 - the check's own parts, in its order
     from nndiag.checks.embedding_cost.executed import execute
     from nndiag.lab.clock import measure_machine
 
-    if reason := _too_much(subject, view):
+    if reason := _too_much(subject, view) or _ranks_stand(check.gpus):
         return reason
     budget = min(subject.run.seconds_left, 30.0)
     yield Step("measuring this machine", 0.1)
@@ -141,6 +141,15 @@ def _too_much(subject: Subject, view: ModelView | None) -> str:
     seconds = view.flops(tokens) / 40e9
     if subject.run.device.startswith("cpu") and seconds > SLOWEST_STEP:
         return f"one step would take about {duration(seconds)} on one core of this machine"
+    return ""
+
+
+def _ranks_stand(gpus: int) -> str:
+    """Why gradients cannot go through buckets of our own, "" when they can: the other ranks would be waited for."""
+    import torch.distributed as dist
+
+    if gpus > 1 and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return f"a process group of {dist.get_world_size()} ranks stands already, and a step alone would wait for them"
     return ""
 
 
