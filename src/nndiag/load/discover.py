@@ -14,7 +14,10 @@ SKIPPED_FOLDERS = {".git", ".venv", "venv", "node_modules", "__pycache__", "buil
 MODEL_NAME = re.compile(
     r"^(build|make|create|get|load)_?(the_)?(model|net|network|module)|^model$|^net$", re.IGNORECASE
 )
-DATA_NAME = re.compile(r"(train|data).*(loader|set|batches)|^(loader|batches|dataset|data)$", re.IGNORECASE)
+DATA_NAME = re.compile(
+    r"^(?!.*(val|test|eval|pred)).*((train|data).*(loader|set|batches)|(^|_)(loader|batches|dataset|data)$)",
+    re.IGNORECASE,
+)
 TRAINER_MARKS = (
     "num_processes",  # Accelerate
     "train_micro_batch_size_per_gpu",  # DeepSpeed
@@ -46,7 +49,7 @@ def discover(folder: Path) -> Discovered:
                 models.append((rank, f"{shown}:{name}"))
             for rank, name in _definitions(path, models=False):
                 data.append((rank, f"{shown}:{name}"))
-        elif path.name in ("trainer_state.json", "metrics.csv"):
+        elif path.name in ("trainer_state.json", "metrics.csv") or _is_loss_log(path):
             curves.append(shown)
         elif path.suffix in (".json", ".yaml", ".yml") and _is_trainer_config(path):
             configs.append(shown)
@@ -109,14 +112,16 @@ def _last_name(base: ast.expr) -> str:
     return base.attr if isinstance(base, ast.Attribute) else getattr(base, "id", "")
 
 
+def _is_loss_log(path: Path) -> bool:
+    """Whether a CSV file's first line names a loss, as loggers write it."""
+    if path.suffix != ".csv":
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return any("loss" in column.lower() for column in file.readline(4096).split(","))
+
+
 def _is_trainer_config(path: Path) -> bool:
     if path.stat().st_size > MAX_BYTES:
         return False
     text = path.read_text(encoding="utf-8", errors="replace")
-    marks = (
-        "num_processes",
-        "train_micro_batch_size_per_gpu",
-        "per_device_train_batch_size",
-        "accumulate_grad_batches",
-    )
-    return any(mark in text for mark in marks)
+    return any(mark in text for mark in TRAINER_MARKS)

@@ -40,14 +40,14 @@ def render(reports: Sequence[Report]) -> str:
 
 def _answer(report: Report) -> tuple[str, ...]:
     level = phrases.state(report)
-    said = " ".join(report.answers) or report.error or report.empty
+    said = " ".join(map(words.sentence, report.answers)) or report.error or report.empty
     return (SIGNS[level], f"**{report.command}**", text(said), phrases.tally([report]))
 
 
 def _report(report: Report, *, alone: bool) -> list[str]:
     blocks = [] if alone else [f"### {SIGNS[phrases.state(report)]} {report.command}"]
     if alone:
-        blocks += [text(answer) for answer in report.answers]
+        blocks += [text(words.sentence(answer)) for answer in report.answers]
     if report.status == "failed":
         blocks.append(f"**Could not run:** {text(report.error)}")
     if report.empty:
