@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import traceback
 from dataclasses import replace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _FEATURES = re.compile(r"tokens: (\d+),? features:? (\d+)")
 _MOST_PLACEHOLDERS = 4096
+_NUMBERS = 1 << 19  # in one sample of one argument: what is larger takes the time of all other guesses
 _SHAPES = 5  # of one argument, by one error
 
 
@@ -113,7 +115,8 @@ def _of_other_shapes(makers: dict[str, Maker], said: str) -> Iterator[dict[str, 
     """Yield the arguments with one of them in a shape that the error asks for."""
     for name, maker in makers.items():
         if isinstance(maker, Normal):
-            for shape in itertools.islice(other_shapes(maker.shape, said), _SHAPES):
+            small = (shape for shape in other_shapes(maker.shape, said) if math.prod(shape) <= _NUMBERS)
+            for shape in itertools.islice(small, _SHAPES):
                 yield {**makers, name: Normal(shape)}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _SECONDS = 25.0  # for all attempts together
 _ENOUGH = 3  # different kinds of inputs that all end alike before the forward itself is blamed
-_LONGEST = 12.0  # for one of them
+_LONGEST = 8.0  # for one of them
 _TRIALS = 120
 _EACH, _DEPTH, _REPAIRS = 6, 5, 80  # repairs of one guess, in a row, in all
 _ELEMENTS = 1 << 23  # numbers in the inputs and outputs of one batch
