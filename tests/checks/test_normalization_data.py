@@ -129,6 +129,7 @@ def test_constant_features_are_one_note():
         (LABELS / 255, "NRM012"),
         ((LABELS > 4) / 255, "NRM012"),
         (LABELS / 127.5 - 1, "NRM012"),
+        (((LABELS > 6) - np.mean(LABELS > 6)) / np.std(LABELS > 6), "NRM012"),
         (2e5 + 5e4 * Z[:, 0], "NRM011"),
         (1e-5 * Z[:, 0], "NRM011"),
         (LABELS, None),
@@ -136,6 +137,8 @@ def test_constant_features_are_one_note():
         (Z[:, 0], None),
         (20 + 9 * Z[:, 0], None),
         ((LABELS > 4).astype(np.float32), None),
+        (np.where(LABELS > 4, 1.0, -1.0), None),
+        (np.where(LABELS > 4, 0.7, 0.3), None),
     ],
 )
 def test_targets(targets, code):

@@ -83,7 +83,8 @@ class CheckNormalization:
         outputs = (bench.classes or bench.outputs) if bench else None
         loss = bench.objective.name if bench is not None and bench.objective is not None else None
         regression = None if loss is None else loss in {"mse", "l1", "smooth_l1", "huber"}
-        yield from examine_targets(seen.targets, outputs=outputs, regression=regression)
+        asked = subject.training.loss not in {None, "auto"}
+        yield from examine_targets(seen.targets, outputs=outputs, regression=regression, asked=asked)
         yield from self._serving(subject, seen, view, ids)
         if bench is None:
             why = "weights without a model: name its factory and give --weights" if subject.weights else "no model"

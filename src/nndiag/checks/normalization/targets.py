@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nndiag.core.findings import Evidence, Judged, Skip
+from nndiag.core.findings import Evidence, Judged, Severity, Skip
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
@@ -15,19 +16,25 @@ if TYPE_CHECKING:
     from nndiag.lab.scale_targets import Targets
 
 MOST_CLASSES = 200
+STANDARDISED, PRODUCT = "standardised to mean 0 and sd 1", 5e-3  # n - 1 for n moves the product by 1/n
 MAX_SCALE, MIN_SD = 100.0, 1e-3  # root mean square and spread of targets
 
 
 def examine_targets(
-    targets: Targets | None, *, outputs: int | None, regression: bool | None = None
+    targets: Targets | None, *, outputs: int | None, regression: bool | None = None, asked: bool = False
 ) -> Iterator[Observation]:
-    """NRM011 and NRM012; `regression` says whether the loss compares numbers, None where it is not known."""
+    """NRM011 and NRM012.
+
+    `regression` says whether the loss compares numbers, None where it is not known; `asked` whether the user chose it.
+    """
     if targets is None:
         for code in ("NRM011", "NRM012"):
             yield Skip(code, "the data has no numeric targets")
         return
     yield Judged("NRM012")
     spoiled = normalised_labels(targets, outputs)
+    if spoiled is not None and regression and asked and STANDARDISED in spoiled.message:
+        spoiled = replace(spoiled, severity=Severity.NOTE)  # least squares on two values is a fair classifier
     if spoiled is not None:
         yield spoiled
         yield Skip("NRM011", "the targets are class ids")
@@ -63,15 +70,19 @@ def normalised_labels(targets: Targets, outputs: int | None) -> Finding | None:
         return None
     step = (values[-1] - values[0]) / (len(values) - 1)
     even = max(abs(value - values[0] - k * step) for k, value in enumerate(values)) <= 1e-4 * abs(step)
-    named = _known_step(values[0], step)
+    named = _known_step(values[0], step) or _standardised_pair(values)
     fits = outputs is not None and outputs >= 3 and outputs == len(values)
     if not even or not (named or fits):
         return None
     how = named or f"mapped to steps of {step:.4g}"
     return found(
         "NRM012",
-        f"the labels are class ids {how}: {len(values)} evenly spaced values {values[0]:.4g}, {values[1]:.4g} … "
-        f"{values[-1]:.4g}",
+        f"the labels are class ids {how}: "
+        + (
+            f"the two values {values[0]:.4g} and {values[1]:.4g}"
+            if len(values) == 2
+            else f"{len(values)} evenly spaced values {values[0]:.4g}, {values[1]:.4g} … {values[-1]:.4g}"
+        ),
         evidence=Evidence(step, "", threshold=1.0, n={"targets": int(targets.moments.count[0])}, detail="spacing"),
         means="cast to integers they are nearly all class 0, and a regression loss on them cannot tell classes apart",
         fix="normalise the inputs only: keep y as integer class ids (torch: y.long(); Keras: "
@@ -91,6 +102,13 @@ def _known_step(first: float, step: float) -> str:
             if abs(start) < 1e-2 or abs(start - 1) < 1e-2:  # ids from 0 or from 1
                 return name
     return ""
+
+
+def _standardised_pair(values: tuple[float, ...]) -> str:
+    """Name the z-score of zeros and ones: -√(p/(1-p)) and √((1-p)/p), whose product is -1 whatever p is."""
+    if len(values) != 2 or not math.isclose(values[0] * values[1], -1.0, rel_tol=PRODUCT):
+        return ""
+    return STANDARDISED
 
 
 def _unscaled(targets: Targets) -> Iterator[Finding]:
