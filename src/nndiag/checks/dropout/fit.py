@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 STEPS = 200
 LEARNS = 0.5  # without dropout the loss must fall by this share, or the comparison says nothing
-LEFT = 0.6  # share of that fall which dropout must leave
+# Share of that fall which dropout must leave. Of 26 trainings (perceptrons, a convolutional net and an encoder on four
+# small data sets and a function), the five below .7 all ended with 2 to 10 times the held-out loss of the same net
+# without dropout; from .77 up the harmless begin (1.02 times at .77), mixed with the harmful as far as .91.
+LEFT = 0.7
 DRAWS = 3  # trainings with dropout, each with masks of its own: their spread is the interval
 
 
