@@ -88,4 +88,17 @@ def _reached(scene: Scene) -> str:
     against = (
         f", loss {reached.losses[-1]:.3g} against {prior:.3g} nats for the class prior" if prior is not None else ""
     )
-    return f"; {kind} accuracy after {counted(reached.steps, 'step')} {reached.right:.0%}{against}"
+    return (
+        f"; {kind} accuracy after {counted(reached.steps, 'step')} of {how_trained(scene)} {reached.right:.0%}{against}"
+    )
+
+
+def how_trained(scene: Scene) -> str:
+    """The optimizer of the longer training: an accuracy says little without it."""
+    from nndiag.lab.bench import DEFAULT_LR
+
+    training = scene.subject.training
+    own = training.optimizer is None and not training.optimizer_args
+    rate = training.lr or (DEFAULT_LR if own else None)
+    name = training.optimizer or "adam"
+    return (name if isinstance(name, str) else "the user's optimizer") + (f" at {rate:g}" if rate else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nndiag.checks.init_symmetry.answer import answer
+from nndiag.checks.init_symmetry.answer import answer, how_trained
 from nndiag.checks.init_symmetry.dead import class_prior_entropy
 from nndiag.checks.init_symmetry.groups import place_of
 from nndiag.core.findings import Answer, Measurement, Table
@@ -104,7 +104,9 @@ def _outcome(scene: Scene) -> Iterator[Observation]:
     if scene.outcome.right is None:
         return
     kind = "held out" if scene.outcome.held_out else "trained on"
-    where = f"{counted(scene.outcome.rows, 'row')} {kind}, {counted(scene.outcome.steps, 'step')}"
+    where = (
+        f"{counted(scene.outcome.rows, 'row')} {kind}, {counted(scene.outcome.steps, 'step')} of {how_trained(scene)}"
+    )
     yield Measurement("accuracy", scene.outcome.right, "share of right classes", where)
     yield Measurement("loss_first", scene.outcome.losses[0], "nats")
     yield Measurement("loss_last", scene.outcome.losses[-1], "nats")
