@@ -217,6 +217,34 @@ def test_units_that_are_off_for_every_input_are_counted():
     assert report.findings[0].evidence.value == pytest.approx(20 / 32)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_units_that_their_bias_alone_turns_on_or_off_are_not_called_dead(seed):
+    """A codebook or table that starts small: what it feeds is on or off by the sign of a bias, until it grows."""
+
+    def build():
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        with torch.no_grad():
+            net[0].weight.mul_(0.03)
+        return net
+
+    assert "SYM101" not in {code for code, _module in said(ask(build))}
+
+
+def test_units_behind_other_layers_that_a_bias_turns_off_are_counted_beyond_chance():
+    def build():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(20, 64), nn.Tanh(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+        with torch.no_grad():
+            net[2].bias[:40] = -9
+        return net
+
+    report = ask(build)
+    assert said(report) == [("SYM101", "2")]
+    low, high = report.findings[0].evidence.interval
+    assert low <= report.findings[0].evidence.value <= high
+
+
 def test_a_layer_that_is_off_altogether_is_dead():
     assert ("SYM202", "0") in said(ask(lambda: first(mlp(), 0.01, bias=-50.0)))
 

@@ -60,3 +60,10 @@ def test_dead_share_is_what_offset_inputs_give():
 def test_interval_of_a_share_is_scipys_exact_one(count, total):
     exact = stats.binomtest(count, total).proportion_ci(method="exact")
     assert signal.share_interval(count, total) == pytest.approx((exact.low, exact.high))
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.5, 0.5), (0.6, 0.3), (0.9, 0.02)])
+def test_interval_of_an_excess_holds_the_true_one_in_95_of_100_draws(p, q):
+    counts = np.random.default_rng(6).multinomial(64, [p, q, 1 - p - q], size=4000)
+    intervals = [signal.excess_interval(int(row[0]), int(row[1]), 64) for row in counts]
+    assert np.mean([low <= p - q <= high for low, high in intervals]) == pytest.approx(0.95, abs=0.03)

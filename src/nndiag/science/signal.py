@@ -143,6 +143,23 @@ def share_interval(count: int, total: int, confidence: float = 0.95) -> tuple[fl
     return (low, high)
 
 
+def excess_interval(count: int, other: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the difference of two exclusive shares, count/total - other/total.
+
+    The two are counts of one multinomial, so the variance is p + q - (p - q)², not that of one share: where a coin
+    decides, as many fall on either side, give or take the root of their number. Half a count more on each side keeps
+    the interval honest for small totals (Agresti & Min 2005).
+    """
+    if total == 0:
+        return (-1.0, 1.0)
+    from scipy import special  # late, likewise
+
+    size = total + 2
+    p, q = (count + 0.5) / size, (other + 0.5) / size
+    half = -float(special.ndtri((1 - confidence) / 2)) * float(np.sqrt((p + q - (p - q) ** 2) / size))
+    return (max(-1.0, p - q - half), min(1.0, p - q + half))
+
+
 def stable_rank(matrix: NDArray[np.floating], iterations: int = 12) -> float:
     """||W||_F^2 / ||W||_2^2, between 1 and the rank; 0 for a zero matrix (Rudelson & Vershynin 2007).
 

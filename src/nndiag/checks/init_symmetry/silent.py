@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nndiag.checks.init_symmetry.groups import place
 from nndiag.core.findings import Evidence, Judged, Severity, Skip
 from nndiag.core.rules import found
-from nndiag.science.signal import share_interval
+from nndiag.science.signal import excess_interval, share_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,9 +41,10 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
             continue  # by a layer that has its own finding
         pruned = _zero_rows(scene, seen, site)
         dead = site.dead - pruned
-        excess = dead if _reads_data(seen, site) else dead - site.always
-        low, high = share_interval(max(excess, 0), site.units)
-        if low <= limit * 0.75 or excess / site.units <= limit:
+        chance = 0 if _reads_data(seen, site) else site.always
+        excess = (dead - chance) / site.units
+        low, high = excess_interval(dead, chance, site.units) if chance else share_interval(dead, site.units)
+        if low <= limit * 0.75 or excess <= limit:
             continue
         if dead < site.units and _collapsed(seen, site):
             yield Skip("SYM101", "what the layer reads varies in one direction: an earlier layer decides", site.name)
@@ -54,13 +55,15 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
             f'{dead} of {site.units} units behind "{site.name}" are zero for every input ({dead / site.units:.0%})',
             where=_origin(scene, seen, site),
             evidence=Evidence(
-                value=dead / site.units,
+                value=excess,
                 unit="share of units",
                 interval=(low, high),
                 threshold=limit,
                 n={"samples": seen.samples, "positions": site.seen, "units": site.units},
                 seed=scene.subject.run.seed,
-                detail=f"{site.always} units are never zero; units whose weights are zero are not counted",
+                detail=f"{site.always} units are never zero"
+                + (": as many may be off by chance, so the value is what is off beyond them" if chance else "")
+                + "; units whose weights are zero are not counted",
             ),
             means="why no gradient reaches the layer: SYM202 says what that does"
             if starved
