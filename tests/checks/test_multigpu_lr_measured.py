@@ -252,6 +252,15 @@ def test_fresh_weights_beyond_their_noise_scale_are_a_note(folder, capfd):
     assert found(document)["MGL103"]["severity"] == "note"
 
 
+def test_shards_without_any_gradient_have_a_noise_scale_without_a_bound(folder, capfd):
+    """All units of a rectifier may be off at the start, as the density of a NeRF is."""
+    off = "import torch\nfrom torch import nn\n\n\ndef net():\n    model = nn.Sequential(nn.Linear(8, 3), nn.ReLU())\n"
+    (folder / "silent_net.py").write_text(off + "    nn.init.constant_(model[0].bias, -99)\n    return model\n")
+    document = report(capfd, "--gpus", "2", "--per-device-batch", "8", "--model", "silent_net.py:net")
+    reasons = {item["code"]: item["reason"] for item in document["coverage"]["skipped"]}
+    assert reasons["MGL103"].endswith("the noise scale is without a bound")
+
+
 def test_training_at_an_unchanged_rate_falls_behind_one_device(folder, capfd):
     rates = ("--gpus", "8", "--per-device-batch", "4", "--base-lr", "0.1", "--optimizer", "sgd", "--train")
     assert "MGL201" in found(report(capfd, *rates, "--lr", "0.1"))

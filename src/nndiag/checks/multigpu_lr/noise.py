@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,8 @@ def tell_noise(setting: Setting, scale: noise_scale.NoiseScale, batch: int) -> I
     plan = setting.plan
     if scale.resolved:
         yield Measurement("noise_scale", scale.value, "samples", interval=(low, high))
-    yield Measurement("noise_scale_lower_bound", low, "samples")
+    if math.isfinite(low):
+        yield Measurement("noise_scale_lower_bound", low, "samples")
     recipe, k = plan.recipe, plan.k
     if scale.resolved and k and recipe.base_batch:
         yield Measurement("adascale_gain", gain(k, scale.value, recipe.base_batch), "ratio")
@@ -86,10 +88,10 @@ def tell_noise(setting: Setting, scale: noise_scale.NoiseScale, batch: int) -> I
         yield Skip("MGL103", "needs the global batch: gpus and per-device-batch")
         return
     if not scale.resolved:
+        bound = f"at least {show(low)} samples" if math.isfinite(low) else "without a bound"  # or no gradient at all
         yield Skip(
             "MGL103",
-            f"|G|² is not separated from zero by {scale.shards} shards of {batch}: the noise scale is at least "
-            f"{show(low)} samples",
+            f"|G|² is not separated from zero by {scale.shards} shards of {batch}: the noise scale is {bound}",
         )
         return
     yield Judged("MGL103")
