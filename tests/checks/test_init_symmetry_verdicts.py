@@ -32,6 +32,30 @@ def test_units_that_wake_later_than_others_of_their_group_are_no_twins(training)
     assert said(ask(Adaptive, training=training)) == []
 
 
+def test_a_frozen_bias_beside_identical_weights_is_read_where_it_is_kept():
+    def build():
+        net = fill(mlp(nn.Tanh), 0.05)
+        net[0].bias.requires_grad_(requires_grad=False)
+        return net
+
+    report = ask(build)
+    assert said(report) == [("SYM201", "0")]
+    assert numbers(report, "effective_width_fixed")["0"] == 16
+
+
+def test_both_directions_of_a_recurrent_layer_are_one_finding():
+    class Reader(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = nn.GRU(12, 6, batch_first=True, bidirectional=True)
+            self.head = nn.Linear(12, 10)
+
+        def forward(self, x):
+            return self.head(self.rnn(x)[0].mean(1))
+
+    assert said(ask(lambda: fill(Reader(), 0.05), noise(7, 12))) == [("SYM201", "rnn")]
+
+
 def test_bounds_at_infinity_in_a_buffer_are_no_diverged_weights():
     def build():
         net = mlp()
@@ -199,3 +223,24 @@ def test_experiments_end_at_the_deadline():
     with pytest.raises(OutOfTimeError):
         bench.run(5)
     assert all(torch.equal(start[name], item) for name, item in bench.model.named_parameters())
+
+
+class Gated(nn.Module):
+    """A gated block whose norm keeps its gain as the distance from one, as Gemma does; all three factors are zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(16))
+        self.enter, self.leave = nn.Linear(20, 16), nn.Linear(16, 10)
+        self.gate, self.up, self.down = (fill(nn.Linear(16, 16, bias=False), 0.0) for _ in range(3))
+
+    def forward(self, x):
+        h = self.enter(x)
+        n = h / h.std(-1, keepdim=True) * (1 + self.gain)
+        return self.leave(h + self.down(torch.sigmoid(self.gate(n)).sub(0.5) * self.up(n)))
+
+
+def test_a_gain_that_a_dead_block_starves_is_no_factor_of_it():
+    report = ask(Gated)
+    assert said(report) == [("SYM202", "gate")]
+    assert '3 zero factors in series ("gate", "up", "down")' in report.findings[0].message

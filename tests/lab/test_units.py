@@ -50,6 +50,16 @@ def test_exchanging_two_lstm_units_exchanges_two_rows():
     assert (view.rows(table(layer), bias=True) == before[order.numpy()]).all()
 
 
+def test_a_recurrent_layer_may_train_one_of_its_biases_only():
+    layer = nn.LSTM(3, 4)
+    zeros = layer.bias_hh_l0.data
+    del layer.bias_hh_l0
+    layer.register_buffer("bias_hh_l0", zeros)  # as Keras has it: one bias per gate
+    (view,) = unit_views(layer)
+    assert view.biases == ("bias_ih_l0",)
+    assert view.rows(table(layer), bias=True).shape == (4, 4 * 3 + 4 * 4 + 4)
+
+
 def test_a_bare_parameter_is_turned_as_it_is_used():
     class Bare(nn.Module):
         def __init__(self):

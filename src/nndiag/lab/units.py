@@ -212,8 +212,9 @@ def _recurrent_view(name: str, module: nn.Module, gates: int, leaves: tuple[str,
     Exchanging two units exchanges rows and columns of the recurrent matrix, so a unit is known by what its recurrent
     row holds, not by where: an identity matrix between constant units keeps them equal.
     """
-    ih, hh, *biases = (_join(name, leaf) for leaf in leaves)
-    with_bias = module._parameters.get(leaves[2]) is not None  # noqa: SLF001 - bias=False leaves none
+    ih, hh = (_join(name, leaf) for leaf in leaves[:2])
+    own = module._parameters  # noqa: SLF001 - bias=False leaves none; a layer that stands for Keras's may keep one
+    biases = tuple(_join(name, leaf) for leaf in leaves[2:] if own.get(leaf) is not None)
     hidden = int(module.hidden_size)  # type: ignore[arg-type]
 
     def by_unit(weight: Tensor) -> Tensor:
@@ -229,11 +230,11 @@ def _recurrent_view(name: str, module: nn.Module, gates: int, leaves: tuple[str,
         part=part,
         kind="recurrent",
         weights=(ih, hh),
-        biases=tuple(biases) if with_bias else (),
+        biases=biases,
         units=hidden,
         read=read,
         read_bias=(lambda tensors: torch.cat([by_unit(tensors[item]).flatten(1) for item in biases], dim=1))
-        if with_bias
+        if biases
         else None,
     )
 

@@ -212,7 +212,8 @@ def same_place(
     """
     gathered: dict[tuple[object, ...], list[list[Twins]]] = {}
     for item in items:
-        parent = item.view.module if item.view.part else item.view.module.rpartition(".")[0]
+        whole = item.view.part or item.view.kind == "recurrent"  # both directions of one layer, say
+        parent = item.view.module if whole else item.view.module.rpartition(".")[0]
         key = (parent, tuple(tuple(group.tolist()) for group in item.groups), item.view.units)
         bundles = gathered.setdefault(key if parent or item.view.part else (id(item),), [])
         fitting = (b for b in bundles if not any(in_series(item.view, other.view) for other in b))

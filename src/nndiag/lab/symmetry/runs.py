@@ -162,7 +162,7 @@ def healed(
         if item.kind not in PATIENT or item.rest is None:
             result.append(item)
             continue
-        fresh = twins_of(item.view, cured.before, tolerance)
+        fresh = twins_of(item.view, {**bench.start, **cured.before}, tolerance)  # a bias may be frozen
         left = still_together(fresh, cured, tolerance) if fresh else None
         width = left.width if left is not None else item.view.units
         helps: tuple[str, ...] = ()
