@@ -182,7 +182,9 @@ def test_every_option_of_a_command_of_its_own_stands_in_an_example_of_its_help()
     shared = {item.name for group in (Shared, Trained) for item in fields(group)}
     commands = typer.main.get_command(app).commands
     for name, lines in EXAMPLES.items():
-        own = [item for item in commands[name].params if item.name not in shared | {"help"} and item.opts[0][:2] == "--"]
+        own = [
+            item for item in commands[name].params if item.name not in shared | {"help"} and item.opts[0][:2] == "--"
+        ]
         for option in own:
             spelled = set(option.opts + option.secondary_opts)
             assert spelled & set(" ".join(lines).split()), f"{name} {option.opts[0]}"
