@@ -101,6 +101,9 @@ def _needed(model: nn.Module, batch: Batch) -> list[tuple[Callable[[Batch], Batc
     ways: list[tuple[Callable[[Batch], Batch], str]] = [(_whole, "whole batches")]
     if _has_integers(batch.inputs):
         ways.insert(0, (_as_floats, "integers as float32"))
+    if _is_pair(batch):
+        given, aim = batch.inputs
+        ways.insert(0, (_as_pair, f"'{given}' as inputs, '{aim}' as targets"))
     for way in ways:
         if _refusal(model, way[0](batch)) is None:
             return [way]
@@ -117,6 +120,22 @@ def _refusal(model: nn.Module, batch: Batch, *, training: bool = False) -> Nndia
     except NndiagError as error:
         return error
     return None
+
+
+def _is_pair(batch: Batch) -> bool:
+    """Whether two tensors came under names of the data set's own, such as image and mask, and no targets."""
+    from torch import Tensor
+
+    named = batch.inputs
+    if not isinstance(named, Mapping) or len(named) != 2 or batch.targets is not None:
+        return False
+    return all(isinstance(item, Tensor) for item in named.values())
+
+
+def _as_pair(batch: Batch) -> Batch:
+    """Read two named tensors in their order, as a tuple would be: inputs, then targets."""
+    given, aim = batch.inputs.values()
+    return replace(batch, inputs=given, targets=aim)
 
 
 def _whole(batch: Batch) -> Batch:
