@@ -277,6 +277,10 @@ def _answer(at: Standing, levels: Levels, *, near: bool, verdict: str | None) ->
     share = ""
     if levels.rows and levels.removable > LEARNABLE * levels.uniform:
         gone = (levels.prior - tail.mean) / max(levels.prior - floor, 1e-300)
-        share = f": {percent(gone)} of the removable loss is gone" if gone > 0 else ": worse than the class prior"
+        if gone > 0:
+            share = f": {percent(gone)} of the removable loss is gone"
+        else:
+            beyond = tail.mean - levels.prior > 2 * tail.se
+            share = ": worse than the class prior" if beyond else ": no better than the class prior"
     trend = " and it still falls" if tail.descending else ""
     return f"{head}{num(left, 3)} above its floor {told}{share}{trend}"

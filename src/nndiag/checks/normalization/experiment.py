@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GRID = (0.1, 1.0, 10.0)  # times the user's learning rate
 LEARNED = 0.8  # of the loss that knows only the targets' distribution
 WORSE, NOTED = 1.5, 1.2  # ratio of the losses reached
+FEWEST = 20  # steps, unless fewer were asked for, before a run that does not diverge says anything
 WORTH = 0.05  # of the prior loss: differences below are nothing
 CAUSES = frozenset({"NRM001", "NRM002", "NRM003", "NRM011"})
 
@@ -64,6 +65,8 @@ def examine_training(
             trial(bench, bench.batches, lr=rate.lr * factor, steps=steps, prior=prior, seconds=budget),
             trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget),
         )
+        if not any(run.curve.diverged for run in pair) and pair[0].curve.steps < min(FEWEST, steps):
+            break  # how far a handful of steps comes tells the machine's speed, not what the model learns
         raw.append(pair[0])
         std.append(pair[1])
     if not raw:
