@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from nndiag.lab.embedding.step import Forecast
     from nndiag.science.roofline import Machine
 
-ADVISED = ("current", "fused", "sparse")  # timed in any case
 HOLD = 1.2e9  # bytes that a real step may hold here
 TINY = 8 * 2**20  # a table shrunk for the sake of the model behind it
 
@@ -92,15 +90,10 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
         trial = _trial(spec, listed[0], makers(listed[0]), device=device, clip=clip, seed=seed)
         now = lab.forecast(trial, spec.rows, copies=copies(listed[0]), seconds=2 * share, full=True)
         done: list[Cure] = []
-        begun = time.perf_counter()
-        for cure in sorted(listed, key=lambda item: item.key not in ADVISED):
+        for cure in listed:
             forecast = now
-            late = time.perf_counter() - begun > 1.5 * seconds
             if cure.key in {"hashed", "minimum-count"}:  # fewer rows of the same step
-                done.append(_fewer_rows(cure, now, copies(cure), 0.0 if late else share))
-                continue
-            if late and cure.key not in ADVISED:
-                done.append(cure)  # a slow machine: the prediction stands
+                done.append(_fewer_rows(cure, now, copies(cure), share))
                 continue
             if cure.key != "current":
                 other = _trial(cure.spec, cure, makers(cure), device=device, clip=clip, seed=seed)
