@@ -31,19 +31,11 @@ def examine_drift(
     from nndiag.science.drift import two_sample
     from nndiag.science.preprocessing_match import undo
 
-    if min(len(x), len(y)) < FEWEST:
-        yield Skip("NRM010", f"fewer than {FEWEST} rows on one side: no drift can be told from chance")
-        return
-    if verdict is not None and change is None:
-        yield Skip("NRM010", "the sets are prepared differently; repair that first")
+    why = _why_not(min(len(x), len(y)), change, verdict)
+    if why:
+        yield Skip("NRM010", why)
         return
     if verdict is not None and change is not None:
-        if change.kind == "swap" and not change.exact:
-            yield Skip("NRM010", "the channels are swapped; repair that first")
-            return
-        if not (change.exact or change.name) or "about" in change.name or "standardised" in change.name:
-            yield Skip("NRM010", "the sets are prepared differently by a map that is only known roughly")
-            return
         y = undo(y, change)
     yield Judged("NRM010")
     before, after = _features(x), _features(y)
@@ -85,6 +77,21 @@ def examine_drift(
         fix="look at the feature's source; retrain or reweight on recent data, or normalise with statistics of the "
         "domain that is served",
     )
+
+
+def _why_not(rows: int, change: Change | None, verdict: Finding | None) -> str:
+    """Why drift cannot be told from what is wrong already."""
+    if rows < FEWEST:
+        return f"fewer than {FEWEST} rows on one side: no drift can be told from chance"
+    if verdict is None:
+        return ""
+    if change is None:
+        return "the sets are prepared differently; repair that first"
+    if change.kind == "swap" and not change.exact:
+        return "the channels are swapped; repair that first"
+    if not (change.exact or change.name) or "about" in change.name or "standardised" in change.name:
+        return "the sets are prepared differently by a map that is only known roughly"
+    return ""
 
 
 def _wandering(before: Array, hit: Array, ks: Array) -> Array:

@@ -37,7 +37,7 @@ def examine_targets(
         spoiled = replace(spoiled, severity=Severity.NOTE)  # least squares on two values is a fair classifier
     if spoiled is not None:
         yield spoiled
-        yield Skip("NRM011", "the targets are class ids")
+        yield Skip("NRM011", "the targets are class labels")
         return
     if not targets.floating and regression is False:
         yield Skip("NRM011", "whole numbers under this loss are ids")
@@ -45,7 +45,7 @@ def examine_targets(
     if not targets.floating or is_classes(targets):
         count = len(targets.distinct) if targets.distinct is not None else 0
         if targets.floating or (targets.distinct is not None and count <= MOST_CLASSES) or outputs not in {None, 1}:
-            yield Skip("NRM011", "the targets are class ids")
+            yield Skip("NRM011", "the targets are class labels")
             return
     yield Judged("NRM011")
     yield from _unscaled(targets)
