@@ -9,7 +9,7 @@ from nndiag.checks.init_symmetry import InitSymmetry
 from nndiag.core.check import diagnose
 from nndiag.core.subject import Run, Subject
 from nndiag.lab.forward import batch_rows
-from nndiag.lab.sites import trace
+from nndiag.lab.watch.sites import trace
 from zoo import healthy
 
 ALL = {specimen.name: specimen for specimen in healthy()}

@@ -14,8 +14,8 @@ from nndiag.core.subject import Training
 from nndiag.lab.borrow import borrow, fingerprint, seeded
 from nndiag.lab.objective import loss_of, resolve_objective
 from nndiag.lab.optimizers import make_optimizer
-from nndiag.lab.sites import trace
 from nndiag.lab.snapshot import same_bits
+from nndiag.lab.watch.sites import trace
 from zoo import healthy
 
 EVERY_THIRD = list(healthy())[::3]

@@ -12,9 +12,9 @@ from torch.nn import functional
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
 from nndiag.lab.borrow import fingerprint
-from nndiag.lab.built import class_name, locate, recording_construction
-from nndiag.lab.roles import WEIGHTED
-from nndiag.lab.sites import trace
+from nndiag.lab.watch.built import class_name, locate, recording_construction
+from nndiag.lab.watch.roles import WEIGHTED
+from nndiag.lab.watch.sites import trace
 from zoo import healthy
 
 

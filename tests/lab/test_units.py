@@ -6,9 +6,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils import prune
 
-from nndiag.lab.units import unit_views
-from nndiag.lab.units_named import plan, reader_of
-from nndiag.lab.units_use import uses_of
+from nndiag.lab.units.layers import unit_views
+from nndiag.lab.units.named import plan, reader_of
+from nndiag.lab.units.use import uses_of
 
 
 def table(model):

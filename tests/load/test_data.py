@@ -14,7 +14,7 @@ from nndiag.core.errors import NndiagError, NothingApplicableError, UsageError
 from nndiag.core.subject import Training
 from nndiag.lab.forward import tensors_in
 from nndiag.load.data import data_of, load_data
-from nndiag.load.invent import invent
+from nndiag.load.invented.invent import invent
 from nndiag.load.subject import load_subject
 
 X, Y = torch.arange(40.0).reshape(10, 4), torch.arange(10) % 3

@@ -10,8 +10,8 @@ from torch.nn import functional
 from nndiag.core.subject import Training
 from nndiag.lab.borrow import fingerprint
 from nndiag.lab.forward import call, main_output
-from nndiag.load.invent import invent
-from nndiag.load.repairs import other_shapes
+from nndiag.load.invented.invent import invent
+from nndiag.load.invented.repairs import other_shapes
 
 
 class TwoTower(nn.Module):

@@ -10,8 +10,8 @@ from torch import nn
 
 from nndiag.core.subject import Training
 from nndiag.lab.forward import call
-from nndiag.load.invent import invent
-from nndiag.load.repairs import other_shapes
+from nndiag.load.invented.invent import invent
+from nndiag.load.invented.repairs import other_shapes
 
 WORDS, MARK = 60, 57
 

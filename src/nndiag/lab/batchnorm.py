@@ -14,7 +14,7 @@ from nndiag.core.errors import NndiagError
 from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import call
 from nndiag.lab.objective import loss_of
-from nndiag.lab.sites import locate, set_mode
+from nndiag.lab.watch.sites import locate, set_mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import said
+from nndiag.lab.watch.blame import said
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,15 +14,15 @@ from nndiag.core.subject import Batch
 from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import as_tensors, main_input, main_output, mapped, tensors_in
 from nndiag.lab.objective import loss_of
-from nndiag.lab.roles import DROPOUT, EMBEDDING, MATMUL, NORMALISER, SHAPE, WEIGHTED
-from nndiag.lab.sites import trace
+from nndiag.lab.watch.roles import DROPOUT, EMBEDDING, MATMUL, NORMALISER, SHAPE, WEIGHTED
+from nndiag.lab.watch.sites import trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nndiag.core.findings import Where
     from nndiag.lab.objective import Objective
-    from nndiag.lab.sites import Call, Trace
+    from nndiag.lab.watch.sites import Call, Trace
 
 
 ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "neg", "pow", "sqrt"})  # of a tensor and a number

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
 from nndiag.lab.forward import call, main_output, tensors_in
-from nndiag.lab.sites import locate
+from nndiag.lab.watch.sites import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable

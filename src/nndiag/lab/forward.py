@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import users_fault
 from nndiag.lab.nested import as_tensors, batch_rows, mapped, move, rows_of, take, tensors_in
+from nndiag.lab.watch.blame import users_fault
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
-from nndiag.lab.blame import users_fault
 from nndiag.lab.borrow import borrow, seeded
 from nndiag.lab.forward import as_tensors, call, main_output, move, takes
 from nndiag.lab.losses import LOSSES
 from nndiag.lab.objective_fit import Objective, fitting, predicts_next
+from nndiag.lab.watch.blame import users_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

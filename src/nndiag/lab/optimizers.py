@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
-from nndiag.lab.blame import users_fault
 from nndiag.lab.uncompiled import lightened, uncompiled
+from nndiag.lab.watch.blame import users_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -12,7 +12,7 @@ import torch
 from torch.optim import SGD, lr_scheduler
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import users_fault
+from nndiag.lab.watch.blame import users_fault
 
 MOST_STEPS = 200_000
 CYCLES = ("CosineAnnealingWarmRestarts", "CyclicLR", "OneCycleLR", "ReduceLROnPlateau")

@@ -52,7 +52,7 @@ def load_data(
     shape = shape_of(model)
     size = batch_size or DEFAULT_SIZE
     if target.startswith("synthetic:") or target == "synthetic":
-        from nndiag.load.synthetic import parse_synthetic
+        from nndiag.load.invented.synthetic import parse_synthetic
 
         return parse_synthetic(target, size=size, seed=seed)
     if is_code(target):

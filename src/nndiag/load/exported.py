@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import said
+from nndiag.lab.watch.blame import said
 from nndiag.load.door import inspect, open_zip, shown
 from nndiag.load.sources import WeightsFile
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError, UsageError
-from nndiag.lab.blame import one_line
+from nndiag.lab.watch.blame import one_line
 from nndiag.load.door import shown
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Where
-from nndiag.lab.blame import one_line, said
+from nndiag.lab.watch.blame import one_line, said
 from nndiag.load.door import inspect, require, shown
 from nndiag.load.fitting import fitted_weights
 from nndiag.load.sources import BuiltModel, PreparedModel

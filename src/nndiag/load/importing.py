@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
-from nndiag.lab.blame import users_fault
+from nndiag.lab.watch.blame import users_fault
 
 _LOADED: dict[tuple[str, int, int], ModuleType] = {}  # one file is run once, however many targets name it
 _FOLDERS: list[str] = []  # made importable by us, for the current directory of the time
@@ -216,7 +216,7 @@ def _comes_from(module: Any, folder: str) -> bool:
 def run_import(what: str, action: Callable[[], Any]) -> None:
     """Import the user's code: nothing is written, whatever it raises is his, and what it draws is seeded."""
     from nndiag.lab.borrow import seeded
-    from nndiag.lab.built import recording_construction
+    from nndiag.lab.watch.built import recording_construction
 
     before = sys.dont_write_bytecode
     sys.dont_write_bytecode = True

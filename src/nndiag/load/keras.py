@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Where
-from nndiag.lab.blame import said
+from nndiag.lab.watch.blame import said
 from nndiag.load.door import shown
 from nndiag.load.keras_config import check_file
 from nndiag.load.sources import CopiedModel

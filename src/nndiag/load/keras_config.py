@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import said
+from nndiag.lab.watch.blame import said
 from nndiag.load.door import inspect, open_zip, shown
 
 if TYPE_CHECKING:

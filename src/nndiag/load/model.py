@@ -64,7 +64,7 @@ def source_of(model: Any, *, seed: int = 0, device: str = "cpu") -> ModelSource 
     """Return a source for a live object: a module, a factory, a state dict."""
     from torch import nn
 
-    from nndiag.lab.built import class_name, class_place
+    from nndiag.lab.watch.built import class_name, class_place
     from nndiag.load.keras import is_keras_model, live_source
 
     if is_keras_model(model):
@@ -134,7 +134,7 @@ def _program(target: str, *, device: str, trust: bool) -> ModelSource | WeightsF
 def _from_code(target: Target, args: dict[str, Any], *, seed: int, device: str) -> ModelSource | WeightsFile:
     from torch import nn
 
-    from nndiag.lab.built import class_name, class_place
+    from nndiag.lab.watch.built import class_name, class_place
     from nndiag.load.keras import is_keras_model, live_source
 
     thing = target.thing
@@ -199,8 +199,8 @@ def _from_factory(name: str, build: Any, args: dict[str, Any], *, seed: int, dev
 
 def _place(thing: Any, *, module: Any = None) -> Where:
     """Return where a factory, a class or else a file is."""
-    from nndiag.lab.blame import shown
-    from nndiag.lab.built import class_name
+    from nndiag.lab.watch.blame import shown
+    from nndiag.lab.watch.built import class_name
 
     try:
         file = introspect.getsourcefile(thing)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Where
-from nndiag.lab.blame import said
+from nndiag.lab.watch.blame import said
 from nndiag.load.door import inspect, open_zip
 from nndiag.load.sources import CopiedModel
 
@@ -55,7 +55,7 @@ def pickled_module(target: str, *, device: str) -> ModelSource | None:
     """Return the module that a trusted file of torch.save holds, alone or in a dict; None where it holds none."""
     import torch
 
-    from nndiag.lab.built import class_name, class_place
+    from nndiag.lab.watch.built import class_name, class_place
     from nndiag.load.weights import read_torch
 
     if not Path(target).is_file():

@@ -63,7 +63,7 @@ class BuiltModel:
 
     def _fresh(self) -> nn.Module:
         from nndiag.lab.borrow import seeded
-        from nndiag.lab.built import recording_construction
+        from nndiag.lab.watch.built import recording_construction
 
         with seeded(self.seed), recording_construction():
             return placed(self.build(), self.device)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Run, Subject
-from nndiag.lab.blame import one_line
+from nndiag.lab.watch.blame import one_line
 from nndiag.load.data import data_of, load_data
 from nndiag.load.meeting import joined
 from nndiag.load.model import load_model, source_of
@@ -143,7 +143,7 @@ def _data(data: Any, model: nn.Module | None, training: Training, run: Run, colu
 
 
 def _invented(model: nn.Module, training: Training, run: Run) -> tuple[DataSource | None, str]:
-    from nndiag.load.invent import invent
+    from nndiag.load.invented.invent import invent
 
     found = invent(model, training, size=training.batch_size, seed=run.seed)
     return found.data, found.why

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
-from nndiag.lab.blame import one_line, said, users_fault
+from nndiag.lab.watch.blame import one_line, said, users_fault
 from nndiag.load.importing import import_file, import_module
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import one_line, said
+from nndiag.lab.watch.blame import one_line, said
 from nndiag.load.door import Opened, inspect, open_zip, shown
 from nndiag.load.importing import make_importable
 from nndiag.load.sources import WeightsFile

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def judge_inert(case: Case) -> Iterator[Observation]:
     """Yield dropouts that are built and do nothing: of one-layer recurrences, and modules that never ran."""
     yield Judged("DRP002")
-    from nndiag.lab.built import locate
     from nndiag.lab.dropout.sites import pattern
+    from nndiag.lab.watch.built import locate
 
     for name, module in case.bench.model.named_modules():
         rate = getattr(module, "dropout", 0.0)

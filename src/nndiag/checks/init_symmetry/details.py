@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Observation
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
 
 MOST_LAYERS = 24
 MOST_ENTRIES = 1_000_000  # of a layer's weights that is looked at here

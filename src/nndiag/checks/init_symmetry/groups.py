@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.symmetry.groups import Mirror, Twins
     from nndiag.lab.symmetry.verdict import Verdict
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
 
 ESCAPED = 0.01  # of the displacement, as symmetry_rounding has it
 CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
@@ -60,7 +60,7 @@ def place(scene: Scene, name: str, following: str | None = None) -> Where:
     """The module's dotted name, class and the line that built it."""
     from dataclasses import replace
 
-    from nndiag.lab.sites import locate
+    from nndiag.lab.watch.sites import locate
 
     try:
         module = scene.bench.model.get_submodule(name)

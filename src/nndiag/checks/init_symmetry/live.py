@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nndiag.lab.symmetry.judge import Judgement
     from nndiag.lab.symmetry.outcome import Outcome
     from nndiag.lab.symmetry.signal import Signals
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
 
 HEAVY = 400_000_000  # parameters that are not trained here: the copies would not fit beside the model
 SPENT = "the time budget was spent"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Observation, Where
-    from nndiag.lab.calls import Call
     from nndiag.lab.symmetry.signal import Signals, Site
+    from nndiag.lab.watch.calls import Call
 
 SEEN = 32  # inputs times positions that a dead unit was silent on
 MANY = 4  # features of which one direction is a collapse
@@ -113,7 +113,7 @@ def _reads_data(seen: Signals, site: Site) -> bool:
 
     Deeper in, what a layer reads has a mean of its own, and chance leaves as many units always on as always off.
     """
-    from nndiag.lab.roles import WEIGHTED
+    from nndiag.lab.watch.roles import WEIGHTED
 
     source = _source(seen, site)
     if source is None or seen.flow is None:

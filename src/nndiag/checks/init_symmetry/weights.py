@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nndiag.checks.init_symmetry import InitSymmetry
     from nndiag.core.findings import Finding, Observation, Scalar
     from nndiag.core.subject import Subject
-    from nndiag.lab.units_named import Layer
+    from nndiag.lab.units.named import Layer
 
 RUN_CODES = ("SYM101", "SYM102", "SYM103", "SYM201", "SYM202", "SYM203", "SYM204")
 MOST_ROWS = 24
@@ -26,7 +26,7 @@ MOST_ROWS = 24
 
 def examine_weights(check: InitSymmetry, subject: Subject) -> Iterator[Observation]:
     """Judge tensors by name and shape, one at a time in the order of the file."""
-    from nndiag.lab.units_named import plan, survey
+    from nndiag.lab.units.named import plan, survey
 
     weights = subject.weights
     assert weights is not None
@@ -47,7 +47,7 @@ def examine_weights(check: InitSymmetry, subject: Subject) -> Iterator[Observati
 
 def _verdicts(layers: list[Layer], surveyed: Mapping[str, Any]) -> Iterator[Observation]:
     """Findings, table and answer from what the tensors showed."""
-    from nndiag.lab.units_named import reader_of
+    from nndiag.lab.units.named import reader_of
 
     findings: list[Finding] = []
     rows: list[list[Scalar]] = []
@@ -143,9 +143,9 @@ def _zero(layer: Layer, reader: Layer) -> Finding:
 
 def examine_still(check: InitSymmetry, subject: Subject) -> Iterator[Observation]:
     """Judge a live model that cannot be run: nobody knows its inputs."""
-    from nndiag.lab.sites import locate
     from nndiag.lab.symmetry.groups import twins_of
-    from nndiag.lab.units import unit_views
+    from nndiag.lab.units.layers import unit_views
+    from nndiag.lab.watch.sites import locate
 
     assert subject.model is not None
     model = subject.model.make()

@@ -40,7 +40,7 @@ class Bench:
 
     def make(self, *, training: bool = True) -> nn.Module:
         """A private model in the given mode."""
-        from nndiag.lab.sites import set_mode
+        from nndiag.lab.watch.sites import set_mode
 
         assert self.subject.model is not None
         model = self.subject.model.make()

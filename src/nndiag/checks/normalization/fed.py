@@ -193,6 +193,6 @@ def _above(bench: Bench, view: View, rate: Rate, ceiling: float, *, sane: bool) 
 
 def holds_normaliser(bench: Bench) -> bool:
     """Whether the model holds a normaliser."""
-    from nndiag.lab.roles import NORMALISER, role_of_module
+    from nndiag.lab.watch.roles import NORMALISER, role_of_module
 
     return any(role_of_module(item) == NORMALISER for item in bench.make().modules())

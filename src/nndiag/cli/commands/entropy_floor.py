@@ -51,7 +51,9 @@ Alpha = Annotated[float | None, typer.Option(help="Weight of the labels beside -
 IgnoreIndex = Annotated[int | None, typer.Option(help="Ids that the loss leaves out, e.g. -1 (default -100)")]
 Units = Annotated[str | None, typer.Option(help="What the curve is in: nats or bits.")]
 TailShare = Annotated[str | None, typer.Option(help="How much of the curve's end counts, e.g. 10% or 50")]
-Model = Annotated[str | None, typer.Option("--model", metavar="MODEL", help="file.py:attr: its logits on --data are judged.")]
+Model = Annotated[
+    str | None, typer.Option("--model", metavar="MODEL", help="file.py:attr: its logits on --data are judged.")
+]
 Data = Annotated[str | None, typer.Option("--data", metavar="DATA", help="(inputs, labels) for --model.")]
 
 

@@ -23,7 +23,9 @@ def everything(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="file.py:attr and the like.")] = None,
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="Real batches.")] = None,
     serve: Annotated[str | None, typer.Option(metavar="DATA", help="What the model is fed in production.")] = None,
-    labels: Annotated[str | None, typer.Option("--labels", metavar="LABELS", help="Labels, for the entropy floor.")] = None,
+    labels: Annotated[
+        str | None, typer.Option("--labels", metavar="LABELS", help="Labels, for the entropy floor.")
+    ] = None,
     *,
     shared: Shared,
     trained: Trained,

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from nndiag.core.findings import Where
-from nndiag.lab.blame import is_users, shown
+from nndiag.lab.watch.blame import is_users, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

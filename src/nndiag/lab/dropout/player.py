@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nndiag.core.findings import Where
-from nndiag.lab.built import class_name, locate
 from nndiag.lab.dropout.graph import Chance, Film, Key, Seen, Span, Step
 from nndiag.lab.dropout.meeting import bare, handed, in_place, learns, mask_meeting, replaced, swapped
 from nndiag.lab.dropout.names import ancestors, flags, is_dropout_module, named_layers, place_of_call, words_of
@@ -34,7 +33,8 @@ from nndiag.lab.dropout.recurrent import layer_by_layer, stacked
 from nndiag.lab.dropout.script import Script
 from nndiag.lab.dropout.tags import FOREIGN, Luck, Tag, Tags, luck_of
 from nndiag.lab.forward import call, tensors_in
-from nndiag.lab.roles import role_of_function
+from nndiag.lab.watch.built import class_name, locate
+from nndiag.lab.watch.roles import role_of_function
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

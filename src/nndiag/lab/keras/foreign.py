@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from nndiag.lab.built import MARK
 from nndiag.lab.forward import tensors_in
 from nndiag.lab.keras.copy import keras_copy
 from nndiag.lab.keras.graph import Builder, KerasGraph, Program, Ref, UnknownLayerError
 from nndiag.lab.keras.inputs import ROWS
 from nndiag.lab.keras.outline import attribute_names, replaced
+from nndiag.lab.watch.built import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

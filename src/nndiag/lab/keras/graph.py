@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.built import MARK
+from nndiag.lab.watch.built import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,7 +58,7 @@ class KerasGraph(nn.Module):
         """Take the names of the inputs and an example of them."""
         super().__init__()
         self.names = inputs
-        self.example_inputs = example  # what `nndiag.load.guesses` invents inputs from
+        self.example_inputs = example  # what `nndiag.load.invented.guesses` invents inputs from
         self.steps: list[Step] = []
         self.answer: Any = None
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import said
 from nndiag.lab.forward import tensors_in
 from nndiag.lab.keras.inputs import ROWS
 from nndiag.lab.keras.modules import HardwiredDropout, HardwiredSpatialDropout
 from nndiag.lab.keras.outline import has_graph, read_graph, replaced, symbolic_in
+from nndiag.lab.watch.blame import said
 
 if TYPE_CHECKING:
     from torch import Tensor

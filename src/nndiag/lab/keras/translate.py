@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.built import MARK
 from nndiag.lab.keras.foreign import Foreign, foreign_inside, on_torch_layers
 from nndiag.lab.keras.graph import Builder, KerasGraph, KerasModel, Ref, UnknownLayerError
 from nndiag.lab.keras.inputs import ROWS, Request, asked, example_of
@@ -27,6 +26,7 @@ from nndiag.lab.keras.proof import prove
 from nndiag.lab.keras.sequences import SEQUENCES
 from nndiag.lab.keras.shapes import SHAPES
 from nndiag.lab.keras.spatial import SPATIAL
+from nndiag.lab.watch.built import MARK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
-from nndiag.lab.blame import said
 from nndiag.lab.keras.copy import keras_copy
 from nndiag.lab.keras.inputs import arguments, asked, request_of
 from nndiag.lab.keras.outline import has_graph, replaced
 from nndiag.lab.keras.translate import translated
+from nndiag.lab.watch.blame import said
 
 
 class Unbuilt(nn.Module):

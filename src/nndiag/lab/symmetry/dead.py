@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nndiag.core.subject import Batch
 from nndiag.lab.forward import mapped
-from nndiag.lab.roles import NORMALISER, role_of_module
+from nndiag.lab.watch.roles import NORMALISER, role_of_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nndiag.lab.roles import ACTIVATION, AFFINE, NORMALISER, OTHER, PASSIVE
+from nndiag.lab.watch.roles import ACTIVATION, AFFINE, NORMALISER, OTHER, PASSIVE
 from nndiag.science.orbits import identical, numbered
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from nndiag.lab.calls import Call
-    from nndiag.lab.sites import Trace
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
+    from nndiag.lab.watch.calls import Call
+    from nndiag.lab.watch.sites import Trace
 
 ODD = frozenset({"tanh", "Tanh", "softsign", "Softsign", "hardtanh", "Hardtanh", "tanhshrink", "Tanhshrink", "sin",
                  "softshrink", "Softshrink", "hardshrink", "Hardshrink", "Identity"})  # fmt: skip

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nndiag.lab.bench import Trial
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
 
 QUIET = 1e-13  # share of the strongest gradient below which a unit has not been pulled at all
 ROUNDINGS = 64  # units of rounding by which kernels treat equal units differently within a few steps

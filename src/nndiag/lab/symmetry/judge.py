@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from nndiag.lab.bench import Bench, Trial
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
 
 FIRST_STEPS = 5
 MOST_STEPS = 25  # a chain of zero factors wakes one per step

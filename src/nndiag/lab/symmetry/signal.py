@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nndiag.lab.bench import set_mode
 from nndiag.lab.bench_parts import RandomTargets
-from nndiag.lab.roles import ACTIVATION, AFFINE, ATTENTION, NORMALISER, RECURRENT
-from nndiag.lab.sites import trace
+from nndiag.lab.watch.roles import ACTIVATION, AFFINE, ATTENTION, NORMALISER, RECURRENT
+from nndiag.lab.watch.sites import trace
 from nndiag.science.signal import between_share, mean_cosine, participation
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from nndiag.lab.bench import Bench
-    from nndiag.lab.calls import Call
-    from nndiag.lab.sites import Trace
+    from nndiag.lab.watch.calls import Call
+    from nndiag.lab.watch.sites import Trace
 
 SKETCH = 4096  # entries of a representation kept per input for the share between inputs
 # Activations whose output is exactly zero on a whole half-line.

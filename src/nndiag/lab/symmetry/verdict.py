@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from nndiag.lab.symmetry.groups import Twins
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
 
 STUCK, ROUNDING, DROPOUT, DEAD = "stuck", "rounding only", "dropout only", "no gradient"
 LABELS, OUTGOING, POSITION, HEAD = "labels", "outgoing weights", "position", "random head"

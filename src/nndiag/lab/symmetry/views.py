@@ -10,13 +10,13 @@ from torch import nn
 
 from nndiag.core.errors import NndiagError
 from nndiag.lab.forward import call, take
-from nndiag.lab.units import unit_views
-from nndiag.lab.units_use import Uses, uses_of
+from nndiag.lab.units.layers import unit_views
+from nndiag.lab.units.use import Uses, uses_of
 
 if TYPE_CHECKING:
     from nndiag.core.subject import Batch
     from nndiag.lab.bench import Bench
-    from nndiag.lab.units import UnitView
+    from nndiag.lab.units.layers import UnitView
 
 
 @dataclass(frozen=True, slots=True)

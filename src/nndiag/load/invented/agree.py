@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nndiag.load.guesses_sizes import bins_of, placeholders
+from nndiag.load.invented.sizes import bins_of, placeholders
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,12 +9,12 @@ import traceback
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from nndiag.load.guesses import Guess
-from nndiag.load.guesses_agree import agreeing
-from nndiag.load.guesses_makers import Normal, Words, maker_of, token_ids
-from nndiag.load.guesses_named import companions, others, pictures_for, square_patches
-from nndiag.load.guesses_sizes import placeholders, vocabulary
-from nndiag.load.repairs import other_shapes
+from nndiag.load.invented.agree import agreeing
+from nndiag.load.invented.guesses import Guess
+from nndiag.load.invented.makers import Normal, Words, maker_of, token_ids
+from nndiag.load.invented.named import companions, others, pictures_for, square_patches
+from nndiag.load.invented.repairs import other_shapes
+from nndiag.load.invented.sizes import placeholders, vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nndiag.core.errors import NndiagError
-    from nndiag.load.guesses_makers import Maker
+    from nndiag.load.invented.makers import Maker
 
 _FEATURES = re.compile(r"tokens: (\d+),? features:? (\d+)")
 _MOST_PLACEHOLDERS = 4096

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.findings import Where
-from nndiag.lab.built import class_name, locate
+from nndiag.lab.watch.built import class_name, locate
 
 if TYPE_CHECKING:
     import torch

@@ -7,9 +7,9 @@ import re
 from dataclasses import dataclass, make_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from nndiag.load.guesses import Guess, declared_sizes, for_layer, ids, normal
-from nndiag.load.guesses_special import NAMED, Part, count_up, is_edges, state
-from nndiag.load.undone import undone
+from nndiag.load.invented.guesses import Guess, declared_sizes, for_layer, ids, normal
+from nndiag.load.invented.special import NAMED, Part, count_up, is_edges, state
+from nndiag.load.invented.undone import undone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from nndiag.core.errors import NndiagError
-    from nndiag.lab.followed import Move
-    from nndiag.lab.reading import Read
+    from nndiag.lab.watch.followed import Move
+    from nndiag.lab.watch.reading import Read
 
 _EACH = 6  # candidates of one argument
 _ALL = 40  # combinations
@@ -28,7 +28,7 @@ _ONE = re.compile(r"(.*_)?(id|idx|user|users|item|items|movie|product|class|cate
 def from_reading(model: nn.Module) -> Iterator[Guess]:
     """Yield inputs for what the forward was seen to take; nothing where it could not be followed."""
     from nndiag.lab.borrow import borrow, seeded
-    from nndiag.lab.reading import read_forward
+    from nndiag.lab.watch.reading import read_forward
 
     if hasattr(getattr(model, "config", None), "model_type"):
         return  # its config and its arguments' names tell more

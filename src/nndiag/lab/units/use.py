@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from nndiag.lab.forward import tensors_in
-from nndiag.lab.units_axes import Step, axes_after
+from nndiag.lab.units.axes import Step, axes_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from nndiag.lab.units_axes import Axes
+    from nndiag.lab.units.axes import Axes
 
 # What else a parameter may be: a table that is added or joined, a gain, a vector that another one is compared with.
 _NO_LAYER = {"add", "sub", "mul", "div", "true_divide", "where", "addcmul", "lerp", "layer_norm", "batch_norm",

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from nndiag.lab.followed import Move, Way, followed
 from nndiag.lab.forward import signature, unwrapped
-from nndiag.lab.stand_in import StandInTracer
+from nndiag.lab.watch.followed import Move, Way, followed
+from nndiag.lab.watch.stand_in import StandInTracer
 
 _PARTS = {"shape", "ndim", "device", "dtype", "T", "mT", "data", "is_cuda", "requires_grad", "real", "imag"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from nndiag.lab.followed import Move
+    from nndiag.lab.watch.followed import Move
 
 
 def undone(moves: tuple[Move, ...], sample: tuple[int, ...]) -> tuple[int, ...]:

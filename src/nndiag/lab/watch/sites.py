@@ -12,11 +12,11 @@ import torch
 
 from nndiag.core.subject import Batch
 from nndiag.lab.borrow import borrow, seeded
-from nndiag.lab.built import class_name, locate
-from nndiag.lab.calls import Call, Ref
 from nndiag.lab.forward import fitted, invoke, tensors_in, unwrapped
-from nndiag.lab.roles import PASSIVE, SHAPE
-from nndiag.lab.tracer import Recorder
+from nndiag.lab.watch.built import class_name, locate
+from nndiag.lab.watch.calls import Call, Ref
+from nndiag.lab.watch.roles import PASSIVE, SHAPE
+from nndiag.lab.watch.tracer import Recorder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -6,14 +6,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from nndiag.load.guesses import Guess, for_layer, ids
+from nndiag.load.invented.guesses import Guess, for_layer, ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import nn
 
-    from nndiag.lab.reading import Read
+    from nndiag.lab.watch.reading import Read
 
 _EDGES = 4  # for each node of an invented graph
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from nndiag.load.guesses_makers import GRID, maker_of, normal_of, patches
-from nndiag.load.guesses_sizes import bins_of, channels_of, frames_of, image_size, patch_width
+from nndiag.load.invented.makers import GRID, maker_of, normal_of, patches
+from nndiag.load.invented.sizes import bins_of, channels_of, frames_of, image_size, patch_width
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from torch import nn
 
-    from nndiag.load.guesses_makers import Maker
+    from nndiag.load.invented.makers import Maker
 
 _PICTURES = {"pixel_values", "hidden_states"}
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from nndiag.core.findings import Where
-from nndiag.lab.blame import is_boundary, is_users, shown
+from nndiag.lab.watch.blame import is_boundary, is_users, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

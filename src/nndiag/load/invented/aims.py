@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from nndiag.load.synthetic import taught_classes, taught_numbers
+from nndiag.load.invented.synthetic import taught_classes, taught_numbers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor, nn
 
     from nndiag.core.subject import Training
-    from nndiag.load.guesses import Guess
+    from nndiag.load.invented.guesses import Guess
 
     Aims = Callable[[Any, Generator], Any]
 

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from nndiag.lab.forward import unwrapped
-from nndiag.lab.units_leaf import qualified, weight_name
+from nndiag.lab.units.leaf import qualified, weight_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from nndiag.lab.units_use import Uses
+    from nndiag.lab.units.use import Uses
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)

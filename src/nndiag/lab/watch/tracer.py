@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from nndiag.lab.blame import calling_place
-from nndiag.lab.built import class_name
-from nndiag.lab.calls import Call, Ref
 from nndiag.lab.forward import tensors_in
-from nndiag.lab.identity import Identities, version
-from nndiag.lab.roles import role_of_function, role_of_module
+from nndiag.lab.watch.blame import calling_place
+from nndiag.lab.watch.built import class_name
+from nndiag.lab.watch.calls import Call, Ref
+from nndiag.lab.watch.identity import Identities, version
+from nndiag.lab.watch.roles import role_of_function, role_of_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

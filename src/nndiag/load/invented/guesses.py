@@ -33,8 +33,8 @@ class Guess:
 
 def guesses(model: nn.Module) -> Iterator[Guess]:
     """Yield guesses, likeliest first."""
-    from nndiag.load.guesses_config import from_config
-    from nndiag.load.guesses_read import from_reading
+    from nndiag.load.invented.config import from_config
+    from nndiag.load.invented.read import from_reading
 
     yield from _examples(model)
     by_name = False
@@ -50,7 +50,7 @@ def normal(*shape: int) -> Guess:
     """Guess normal numbers of this shape per sample."""
     import torch
 
-    from nndiag.load.repairs import other_shapes
+    from nndiag.load.invented.repairs import other_shapes
 
     def instead(error: NndiagError) -> Iterator[Guess]:
         return (normal(*other) for other in other_shapes(shape, error.message))
@@ -68,7 +68,7 @@ def ids(length: int | None, vocab: int) -> Guess:
     """Guess integer ids below `vocab`, `length` per sample, or one when None."""
     import torch
 
-    from nndiag.load.repairs import other_shapes
+    from nndiag.load.invented.repairs import other_shapes
 
     shape = () if length is None else (length,)
 

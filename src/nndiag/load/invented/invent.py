@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
-from nndiag.load.aims import targets_for
-from nndiag.load.guesses import Guess, guesses
-from nndiag.load.synthetic import SyntheticData
+from nndiag.load.invented.aims import targets_for
+from nndiag.load.invented.guesses import Guess, guesses
+from nndiag.load.invented.synthetic import SyntheticData
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

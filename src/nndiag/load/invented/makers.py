@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nndiag.load.guesses_sizes import (
+from nndiag.load.invented.sizes import (
     bins_of,
     channels_of,
     frames_of,

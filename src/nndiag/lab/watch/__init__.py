@@ -1,0 +1,1 @@
+"""One forward, watched: what ran, what fed what, which layer reads which argument."""

@@ -1,0 +1,1 @@
+"""Inputs for a model that came without data: guessed, tried, repaired."""
