@@ -356,6 +356,15 @@ def test_shapes_without_numbers_take_weights_and_are_refused_without(folder):
     assert torch.equal(model[1].weight, torch.eye(4))
 
 
+def test_weights_with_nan_are_refused_and_infinities_are_not():
+    model = nn.Linear(4, 2)
+    model.mask = nn.Parameter(torch.tensor([0.0, -torch.inf]), requires_grad=False)
+    load_subject(model, torch.ones(4, 4))
+    model.weight.data[0, 1] = torch.nan
+    with pytest.raises(NndiagError, match="1 tensor of Linear with NaN: weight"):
+        load_subject(model, torch.ones(4, 4))
+
+
 def test_an_index_that_names_a_missing_shard_is_a_damaged_file(folder):
     (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "one.safetensors"}}')
     with pytest.raises(NndiagError, match=r"names one\.safetensors, which is not beside it") as caught:

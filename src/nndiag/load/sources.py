@@ -93,6 +93,17 @@ def without_numbers(model: nn.Module) -> list[str]:
     return [name for name, item in (*model.named_parameters(), *model.named_buffers()) if item.is_meta]
 
 
+def not_numbers(model: nn.Module) -> list[str]:
+    """Return the names of parameters that hold NaN; a mask of infinities may be a parameter, NaN never is one."""
+    real = [
+        (name, item.detach())
+        for name, item in model.named_parameters()
+        if not _lazy(item) and item.is_floating_point() and item.dtype.itemsize > 1  # float8 cannot be summed
+    ]
+    # A NaN spoils the sum, which reads a tensor once and writes nothing.
+    return [name for name, item in real if bool(item.sum().isnan()) and bool(item.isnan().any())]
+
+
 def _lazy(item: Any) -> bool:
     from torch import nn
 

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Run, Subject
+from nndiag.core.words import counted
 from nndiag.lab.watch.blame import one_line
 from nndiag.load.data import data_of, load_data
 from nndiag.load.meeting import joined
 from nndiag.load.model import load_model, source_of
-from nndiag.load.sources import PreparedModel, WeightsFile, placed, without_numbers
+from nndiag.load.sources import PreparedModel, WeightsFile, not_numbers, placed, without_numbers
 from nndiag.load.training import training_from
 
 if TYPE_CHECKING:
@@ -89,13 +90,18 @@ def _probe(source: ModelSource) -> nn.Module:
     """Return a model to look at.
 
     Raises:
-        NndiagError: It cannot be made, or has shapes without numbers.
+        NndiagError: It cannot be made, or has shapes without numbers, or NaN among its weights.
     """
     model = source.make()
     if empty := without_numbers(model):
         raise NndiagError(
             f"{source.name} is on the meta device: {one_line(empty, limit=3)} hold no numbers",
             hint="build it on the CPU, or give its --weights",
+        )
+    if bad := not_numbers(model):
+        raise NndiagError(
+            f"{counted(len(bad), 'tensor')} of {source.name} with NaN: {one_line(bad, limit=3)}",
+            hint="was it saved after its training had diverged?",
         )
     return model
 
