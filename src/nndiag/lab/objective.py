@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError, UsageError, did_you_mean
 from nndiag.lab.borrow import borrow, seeded
+from nndiag.lab.fed import fed, loss_in, without_targets
 from nndiag.lab.forward import as_tensors, call, main_output, move, takes
 from nndiag.lab.losses import LOSSES
 from nndiag.lab.objective_fit import Objective, fitting, predicts_next
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
     from nndiag.core.subject import Batch, Training
 
-__all__ = ["Objective", "labelled", "loss_of", "own_loss", "predicts_next", "resolve_objective", "sample_output",
-           "unreduced", "users_objective", "with_labels"]  # fmt: skip
+__all__ = ["Objective", "gives_loss", "labelled", "loss_of", "own_loss", "predicts_next", "resolve_objective",
+           "sample_output", "unreduced", "users_objective", "with_labels"]  # fmt: skip
 _LOSS_KEYS = ("loss", "total_loss")
 
 
@@ -52,19 +53,48 @@ def resolve_objective(training: Training, model: nn.Module, batch: Batch) -> Obj
             raise UsageError(f"no loss is called '{training.loss}'", hint=hint + ", or file.py:fn")
         return Objective(name, "as asked", LOSSES[name])
     output = sample_output(model, batch)
-    if own_loss(output) is None:
+    own = own_loss if own_loss(output) is not None else _loss_in_tuple(model, batch, output)
+    if own is None:
         return _infer(model, batch, output)
     try:
         fallback = _infer(model, batch, output).fn
     except NndiagError:  # nothing of torch's fits, which is why the model has a loss of its own
         fallback = _owns
-    return Objective("own", "the model computes its loss itself", lambda answer, aims: _own_or(answer, aims, fallback))
+
+    def fn(answer: Any, aims: Any) -> Tensor:
+        loss = own(answer)  # None where the model was run without labels
+        return loss if loss is not None else fallback(answer, aims)
+
+    return Objective("own", "the model computes its loss itself", fn)
 
 
-def _own_or(answer: Any, aims: Any, fallback: Callable[[Any, Any], Tensor]) -> Tensor:
-    """Return the model's own loss, or the fallback's where the model was run without labels."""
-    loss = own_loss(answer)
-    return loss if loss is not None else fallback(answer, aims)
+def _loss_in_tuple(model: nn.Module, batch: Batch, output: Any) -> Callable[[Any], Tensor | None] | None:
+    """Return how to find the loss in the tuple of a model that was given its targets, if there is one in it."""
+    bare = without_targets(batch)
+    if bare is None or not isinstance(output, tuple | list):
+        return None
+    try:
+        return loss_in(output, sample_output(model, bare))
+    except NndiagError:  # it does not run without: the number that stands in its answer is its loss
+        return loss_in(output, ())
+
+
+def gives_loss(model: nn.Module, batch: Batch) -> bool:
+    """Whether a model answers with a loss beside its outputs once its forward is given the targets.
+
+    It is run twice in eval mode, and given back as it was.
+    """
+    asked = fed(model, batch)
+    if asked is batch:
+        return False
+    try:
+        output = sample_output(model, asked)
+        bare = sample_output(model, batch)
+        if main_output(output).dim() == 0:  # all that is left is the loss: nothing to look at
+            return False
+    except NndiagError:
+        return False
+    return loss_in(output, bare) is not None or (own_loss(output) is not None and own_loss(bare) is None)
 
 
 def _owns(answer: Any, _aims: Any) -> Tensor:

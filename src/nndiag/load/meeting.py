@@ -26,8 +26,9 @@ def joined(
     Raises:
         NndiagError: The model does not take the user's data.
     """
-    from nndiag.lab.forward import takes
-    from nndiag.lab.objective import labelled
+    from nndiag.lab.fed import fed
+    from nndiag.lab.forward import take, takes
+    from nndiag.lab.objective import gives_loss, labelled
 
     if _is_lazy(model) and source is not None:
         source = PreparedModel(source, lambda made: _settled(made, first), "lazy layers took shapes from the data")
@@ -44,6 +45,8 @@ def joined(
     for change, note in _needed(model, _through(steps, first)):
         steps.append(change)
         notes.append(note)
+    if gives_loss(model, take(_through(steps, first), 4)):
+        steps.append(lambda batch: fed(model, batch))
     if not steps:
         return source, data
     return source, FittedData(data, lambda batch: _through(steps, batch), ", ".join(notes))

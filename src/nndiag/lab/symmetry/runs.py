@@ -13,6 +13,7 @@ from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
 from nndiag.lab.bench import OutOfTimeError
 from nndiag.lab.bench_parts import RandomTargets, alike
+from nndiag.lab.fed import NAMES
 from nndiag.lab.symmetry.dead import redraw
 from nndiag.lab.symmetry.groups import Twins, pulled_units, still_together, twins_of
 from nndiag.lab.symmetry.verdict import (
@@ -110,8 +111,8 @@ def _dealt(batch: Batch, seed: int) -> Batch:
         return item[torch.randperm(item.shape[0], generator=source).to(item.device)]
 
     inputs = batch.inputs
-    if isinstance(inputs, Mapping) and "labels" in inputs:
-        inputs = {**inputs, "labels": deal(inputs["labels"])}
+    if isinstance(inputs, Mapping):
+        inputs = {key: deal(value) if key in NAMES else value for key, value in inputs.items()}
     return Batch(inputs, deal(batch.targets), batch.whole)
 
 
