@@ -208,13 +208,24 @@ def test_dropout_directly_in_front_of_sigmoid_bends_the_mean():
     assert "DRP106" in codes(report)
 
 
-@pytest.mark.parametrize("through", [(), (nn.Linear(256, 64),), (nn.ReLU(), nn.Linear(256, 64))])
-def test_variance_shift_into_batch_norm_is_found_through_linear_maps_and_predicted(through):
+@pytest.mark.parametrize(
+    ("through", "learned", "level"),
+    [
+        ((), False, "error"),
+        ((nn.Linear(256, 64),), False, "warning"),  # these weights are not yet trained
+        ((nn.ReLU(), nn.Linear(256, 64)), False, "warning"),
+        ((nn.Linear(256, 64),), True, "error"),
+    ],
+)
+def test_variance_shift_into_batch_norm_is_found_through_linear_maps_and_predicted(through, learned, level):
     width = 64 if through else 256
-    layers = (nn.Linear(16, 256), nn.ReLU(), nn.Dropout(0.5), *through, nn.BatchNorm1d(width), nn.Linear(width, 1))
+    norm = nn.BatchNorm1d(width)
+    if learned:
+        norm.running_var.fill_(0.3)
+    layers = (nn.Linear(16, 256), nn.ReLU(), nn.Dropout(0.5), *through, norm, nn.Linear(width, 1))
     report = examine(mlp(*layers), X, Y)
     found = next(f for f in report.findings if f.rule.code == "DRP105")
-    assert (found.where.module, found.severity.word) == ("2", "error")
+    assert (found.where.module, found.severity.word) == ("2", level)
     numbers = {m.name: m.value for m in report.measurements}
     assert numbers["variance_ratio_predicted"] == pytest.approx(numbers["variance_ratio"], rel=0.08)
 

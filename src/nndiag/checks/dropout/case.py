@@ -51,6 +51,7 @@ class Case:
     other_luck: str = ""  # what keeps training random with every known dropout off
     cut: str = ""  # before what the time budget ended
     measured: bool = True  # whether there was time for the masks
+    settled: frozenset[str] = frozenset()  # batch norms whose running statistics were learned before we came
 
     def gauge(self, site: Site) -> Gauge | None:
         """What was measured at a site."""
@@ -117,6 +118,7 @@ def investigate(subject: Subject, masks: int) -> Iterator[Observation | Case]:
     batch = first_batch(subject)
     batch = take(move(as_tensors(batch), subject.run.device), ROWS)
     bench = Bench(model, batch, seed=subject.run.seed)
+    settled = bench.settled()
     bench = fitted(bench, masks)
     verdict = bench.eval_verdict()
     try:
@@ -128,7 +130,7 @@ def investigate(subject: Subject, masks: int) -> Iterator[Observation | Case]:
             ) from error
         raise
     atlas = Map(film.film)
-    case = Case(subject, bench, verdict, atlas, atlas.sites(), masks=masks)
+    case = Case(subject, bench, verdict, atlas, atlas.sites(), masks=masks, settled=settled)
     _name_luck(case)
     refuse_if_empty(case, model)
     _name_task(case, film.output)

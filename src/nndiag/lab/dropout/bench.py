@@ -63,6 +63,11 @@ class Bench:
         model.train()
         self.learning = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
 
+    def settled(self) -> frozenset[str]:
+        """Batch norms whose running variance is no longer the 1 it starts from. Ask before any training pass."""
+        found = {name: getattr(module, "running_var", None) for name, module in self.model.named_modules()}
+        return frozenset(n for n, v in found.items() if isinstance(v, Tensor) and bool((v != 1).any()))
+
     def eval_verdict(self) -> EvalVerdict:
         """Run eval mode as it is, twice under different seeds, and name what is random."""
         try:

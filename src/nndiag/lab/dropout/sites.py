@@ -16,17 +16,10 @@ if TYPE_CHECKING:
 HOMOGENEOUS = frozenset({"relu", "leaky_relu", "prelu", "clamp_min"})
 SOFTMAX = frozenset({"softmax", "log_softmax"})
 REGRESSION_LOSSES = frozenset({"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "gaussian_nll_loss"})
-CLASS_LOSSES = frozenset(
-    [
-        "cross_entropy",
-        "nll_loss",
-        "binary_cross_entropy",
-        "binary_cross_entropy_with_logits",
-        "ctc_loss",
-        "multi_margin_loss",
-        "kl_div",
-    ]
-)
+CLASS_LOSSES = frozenset({
+    "cross_entropy", "nll_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "ctc_loss",
+    "multi_margin_loss", "kl_div",
+})  # fmt: skip
 AFFINE = frozenset({"affine"})
 # What lies beside a dropped tensor behind these did not come through the dropout.
 JOINS = frozenset({"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack", "column_stack", "row_stack"})
@@ -194,17 +187,8 @@ class Map:
         """Dropouts that follow with nothing but steps that leave a dropped unit dropped."""
         found: list[Seen] = []
         keeps_zero = HOMOGENEOUS | {
-            "gelu",
-            "silu",
-            "elu",
-            "selu",
-            "celu",
-            "tanh",
-            "mish",
-            "hardtanh",
-            "relu6",
-            "hardswish",
-        }
+            "gelu", "silu", "elu", "selu", "celu", "tanh", "mish", "hardtanh", "relu6", "hardswish",
+        }  # fmt: skip
         number = out
         for _ in range(8):
             end = self.walk(number, through=keeps_zero)
@@ -236,6 +220,18 @@ class Map:
                     continue
                 queue.extend((made, (*trail, step.op)) for made in step.makes)
         return tuple(found), way
+
+    def straight(self, site: Site, norm: Step) -> bool:
+        """Whether a dropout's noise enters a norm with nothing between that weighs, pools or adds."""
+        queue, seen = [site.out], {site.out}
+        for number in queue:  # grows on the way
+            for step in self.readers.get(number, []):
+                if step.key == norm.key:
+                    return True
+                if step.role in {"shape", "activation"} or step.op in JOINS or step.index in self.site_at:
+                    queue.extend(made for made in step.makes if made not in seen)
+                    seen.update(step.makes)
+        return False
 
     def _in_norm(self, step: Step) -> bool:
         span = self.by_name.get(step.owner)
