@@ -77,7 +77,9 @@ def test_lightnings_empty_cells_are_no_values(tmp_path):
 
 
 def test_hugging_faces_trainer_state(tmp_path):
-    state = {"log_history": [{"loss": 2.3, "step": 10}, {"eval_loss": 9.0, "step": 10}, {"loss": 2.1, "step": 20}]}
+    mean = {"train_loss": 2.2, "train_runtime": 9.0, "step": 20}  # the summary of a run that has ended
+    log = [{"loss": 2.3, "step": 10}, {"eval_loss": 9.0, "step": 10}, {"loss": 2.1, "step": 20}, mean]
+    state = {"log_history": log}
     curve = load_curve(write(tmp_path, "trainer_state.json", state))
     assert curve.values.tolist() == [2.3, 2.1]
     assert curve.steps.tolist() == [10, 20]

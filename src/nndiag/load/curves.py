@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -217,8 +218,11 @@ def _from_json(opened: Opened, column: str | None) -> tuple[tuple[str, str], Ite
         if not any(isinstance(value, dict) for value in values):
             return ("", "row"), _plain(values, opened.shown)
         rows = [value for value in values if isinstance(value, dict)]
-    known = list(dict.fromkeys(str(key) for row in rows for key in row))
-    name = _choose(column, known, opened.shown)
+    written = Counter(str(key) for row in rows for key, value in row.items() if value is not None)
+    # what was written once is a summary: the Trainer ends its log with the mean of the run as "train_loss"
+    curves = [key for key, count in written.items() if count > 1 or column is not None]
+    name = _choose(column, curves or list(written), opened.shown)
+    known = list(written)
     step = _step_of(known, name)
     named = (
         _cell(number, row.get(step), row[name], f"entry {number} of {opened.shown}, '{shown(name)}'")
