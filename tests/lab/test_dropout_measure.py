@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from nndiag.core.subject import Batch
 from nndiag.lab.dropout.bench import Bench
+from nndiag.lab.dropout.gates import gates_at
+from nndiag.lab.dropout.graph import Step
 from nndiag.lab.dropout.measure import FEWEST, SiteLab
 from nndiag.lab.dropout.meeting import in_place
 from nndiag.lab.dropout.ops import mask_facts
@@ -95,3 +97,26 @@ def test_functions_that_write_into_their_argument_are_known_by_name(name, writes
 def test_what_one_mask_element_drops_together_is_read_off_its_shape(mask, data, unit):
     drawn = (torch.arange(torch.Size(mask).numel()) % 2).float().reshape(mask)
     assert mask_facts(drawn, torch.ones(data), weight=False).unit == unit
+
+
+@pytest.mark.parametrize(("kind", "names"), [(nn.LSTM, "i f g o"), (nn.GRU, "r z n"), (nn.RNN, "h")])
+def test_the_mean_of_recurrent_gates_under_a_dropped_input_is_the_average_over_masks(kind, names):
+    """From a zero state the gates are f(W_ih x + b_ih + b_hh), but for r * b_hn in a GRU's candidate."""
+    torch.manual_seed(0)
+    cells, x = kind(12, 3, batch_first=True), torch.randn(9, 1, 12)
+    zeros = torch.zeros(1, 9, 3)
+    args = (x, [zeros, zeros] if kind is nn.LSTM else zeros)
+    op = {nn.LSTM: "lstm", nn.GRU: "gru", nn.RNN: "rnn_tanh"}[kind]
+    step = Step(0, ("", op, 0), "recurrent", (), (), ())
+    found = gates_at(step, x, (*args, list(cells.parameters()), True, 1, 0.0, True, False, True), p=0.5, unit="element")
+    w, _, b, own = (item.detach().double() for item in cells.parameters())
+    dropped = x[:, 0].double() * (torch.rand(20_000, 9, 12) < 0.5) / 0.5
+    pre, rest = (dropped @ w.T + b).chunk(len(found), -1), own.chunk(len(found))
+    assert " ".join(gate.name for gate in found) == names
+    for gate, a, c in zip(found, pre, rest, strict=True):
+        reset = torch.sigmoid(pre[0] + rest[0]) if gate.name == "n" else 1.0
+        f = torch.tanh if gate.name in "ghn" else torch.sigmoid
+        true = f(a + reset * c)
+        assert gate.predicted == pytest.approx(float(true.mean()), abs=0.01)
+        assert gate.drawn == pytest.approx(float(true.mean()), abs=4 * gate.error)
+        assert gate.spread_predicted == pytest.approx(float(true.var(0).mean().sqrt()), rel=0.1)

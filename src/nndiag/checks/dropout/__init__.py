@@ -13,6 +13,7 @@ from nndiag.checks.dropout.mode import judge_modes
 from nndiag.checks.dropout.overview import answer, facts, figures, table
 from nndiag.checks.dropout.placed import judge_places
 from nndiag.checks.dropout.scale import judge_scale
+from nndiag.checks.dropout.surroundings import surroundings
 from nndiag.checks.dropout.whatif import what_if
 from nndiag.core.findings import Evidence, Finding, Measurement
 from nndiag.core.rules import found
@@ -54,6 +55,7 @@ class CheckDropout:
         yield answer(case, findings, ratios)
         yield table(case, findings, ratios)
         yield from figures(case, ratios, self.max_variance_ratio)
+        yield from surroundings(case)
         yield from what_if(case)
         if case.cut:
             yield found(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 # that train well as they are put up to 1.6x into batch norm (PointNet's classifier 1.54x, pix2pix's decoder 1.57x, wide
 # ResNets 1.4x); at 2x batch norm puts out .71 of the standard deviation that the layers behind it were trained on.
 # Straight into batch norm the ratio is 1/(1-p) or more whatever the weights become. Behind a sum (linear map, residual,
-# pool) it is 1 + p/q Σw²E[x²]/Var(w·x), a matter of the weights (Li et al. 2019, section 4.2) that nobody knows before
+# pool) it is 1 + p/q Σw²E[x²]/Var(w·x), a matter of the weights (Li et al. 2019) that nobody knows before
 # they are trained: measured on initial weights or invented inputs it is a warning at most.
 NOTE_SHARE, ERROR_SHARE = 0.6, 2.0
 NEAREST = 6  # sites tried one by one per batch norm

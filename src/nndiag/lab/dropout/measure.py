@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from nndiag.lab.dropout.closed import Sums, activation_of, module_activation, sums_at
+from nndiag.lab.dropout.gates import Gate, gate_reader
 from nndiag.lab.dropout.graph import Film, Key, Span, Step, slot_of
 from nndiag.lab.dropout.ops import ALPHA, CHANNEL, FUSED, RECURRENT
 from nndiag.lab.dropout.script import Script, Watch
@@ -45,6 +46,7 @@ class Gauge:
     fit: float = math.nan  # how well the mean training value is a multiple of the eval value
     sums: Sums | str = "no affine map reads it directly"
     activation: Activation | None = None
+    gates: tuple[Gate, ...] | str = ""  # of the recurrent cells that read it, or why they are not predicted
     expected: Expected | None = None  # behind the activation, worked out when first asked for
     off: list[float] = field(default_factory=list)  # mean and mean square behind the activation, dropout off
     on: list[tuple[float, float]] = field(default_factory=list)  # the same, one per mask
@@ -110,9 +112,8 @@ class SiteLab:
                 add(watch, anchor.step.key, Watch(slot_of(anchor.step, anchor.tensor), self._keeper(gauge)))
         for key in self.norm_keys:
             add(watch, key, Watch(0, self._variance_into(key)))
-        take = self.bench.play(
-            Script(off=True, rates=self.rates, watch=watch, places=False), training=training, seed=self.seed
-        )
+        script = Script(off=True, rates=self.rates, watch=watch, places=False)
+        take = self.bench.play(script, training=training, seed=self.seed)
         self.eval_output, self.eval_film = take.output, take.film
         for gauge in self.gauges:
             self._keep_output(gauge, take.output)
@@ -195,6 +196,8 @@ class SiteLab:
                 gauge.sums = sums_at(step, tensor, args, kwargs, unit=unit, channels=channels)
 
             add(watch, step.key, Watch(slot_of(step, site.affine.tensor), take_apart))
+        if site.affine.kind == "recurrent" and step is not None:
+            add(watch, step.key, Watch(slot_of(step, site.affine.tensor), gate_reader(gauge, step)))
         acts = site.activation
         if isinstance(acts, Step):
 
