@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from nndiag.lab.borrow import seeded
 from nndiag.lab.forward import call
 from nndiag.lab.objective import loss_of
 from nndiag.lab.watch.sites import locate, set_mode
+from nndiag.science.moving_average import start_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Batch
     from nndiag.lab.objective import Objective
 
+ONE = 0.8  # of a first step at least is what one update leaves
 GROUPS = 4  # of rows in a batch, whose differences tell how sure the statistics are
 
 
@@ -74,7 +77,7 @@ class Remembered:
     var: Tensor
     eps: float
     momentum: float | None
-    updates: int | None  # num_batches_tracked
+    updates: int | None  # num_batches_tracked; None where nobody counted
     per_batch: int  # smallest number of values per channel in one batch
     fresh: bool  # its bias is still one value for all channels
     parts: tuple[Part, ...] = ()  # the groups of rows behind mean and var
@@ -102,9 +105,24 @@ class Remembered:
     @property
     def start_left(self) -> float:
         """Share of the starting values (0, 1) that is left in the running statistics."""
-        if self.updates is None or self.momentum is None:
-            return 1.0 if self.updates == 0 else 0.0
-        return float((1 - self.momentum) ** self.updates)
+        if self.updates is None:
+            return self._left_by_numbers()
+        return 0.0 if self.momentum is None else float((1 - self.momentum) ** self.updates)
+
+    @property
+    def steps(self) -> float:
+        """Updates so far: counted, or as many as leave what is left of the start; nan where neither is known."""
+        if self.updates is not None:
+            return float(self.updates)
+        left = self.start_left
+        return math.log(left) / math.log(1 - self.momentum) if self.momentum and 0 < left < 1 else math.nan
+
+    def _left_by_numbers(self) -> float:
+        """What is left of the start where nobody counted (Keras, converted weights); 0 where it cannot be told."""
+        if self.momentum is None or not 0 < self.momentum < 1:
+            return 0.0
+        left = start_left(*(item.cpu().numpy() for item in (self.running_mean, self.running_var, self.mean, self.var)))
+        return left if left is not None and 1 - left > ONE * self.momentum else 0.0
 
     @property
     def as_built(self) -> bool:
@@ -151,7 +169,16 @@ def remembered(model: nn.Module, batches: Iterable[Batch], *, seed: int = 0) -> 
 
 
 def _count(module: _BatchNorm) -> int | None:
-    return int(module.num_batches_tracked) if module.num_batches_tracked is not None else None
+    """The updates that the layer counted; None where its statistics have moved and nothing was counted."""
+    if module.num_batches_tracked is None:
+        return None
+    return int(module.num_batches_tracked) or (None if moved(module) else 0)
+
+
+def moved(module: _BatchNorm) -> bool:
+    """Whether the running statistics are no longer the 0 and 1 that they were built with."""
+    mean, var = module.running_mean, module.running_var
+    return mean is not None and var is not None and not bool((mean == 0).all() and (var == 1).all())
 
 
 def _watch(name: str, seen: dict[str, list[list[Part]]]) -> Callable[..., None]:

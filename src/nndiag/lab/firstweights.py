@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -116,7 +116,7 @@ def _taken(weights: WeightSource, norm: str, layer: str) -> Stored:
         name: item.float() for name, item in weights.tensors() if name in wanted | {layer, bias} and name
     }
     count = held.get(f"{norm}num_batches_tracked")
-    return Stored(
+    made = Stored(
         norm.rstrip("."),
         layer.removesuffix(".weight"),
         held[f"{norm}running_mean"],
@@ -125,3 +125,4 @@ def _taken(weights: WeightSource, norm: str, layer: str) -> Stored:
         held.get(bias),
         int(count) if count is not None else None,
     )
+    return replace(made, updates=None) if made.updates == 0 and not made.as_built else made  # nobody counted

@@ -142,11 +142,11 @@ def _interval(bench: Bench, loss: float, *, training: bool) -> tuple[float, floa
 
 def loaded(bench: Bench) -> bool:
     """Whether the weights are those of a trained model, as far as can be told."""
-    from nndiag.lab.batchnorm import layers
+    from nndiag.lab.batchnorm import layers, moved
 
     if "weights" in str(getattr(bench.subject.model, "note", "")):
         return True
     return any(
-        module.num_batches_tracked is not None and int(module.num_batches_tracked) > 0
+        moved(module) or (module.num_batches_tracked is not None and int(module.num_batches_tracked) > 0)
         for _, module in layers(bench.make())
     )

@@ -164,16 +164,18 @@ def _score(kl: Tensor) -> Tensor:
 
 def _begun(one: Remembered) -> bool:
     """Whether it is certain that the statistics still hold what they were built with."""
-    return bool(one.as_built or ((one.updates or 0) > 0 and one.start_left > LEFT))
+    return bool(one.as_built or (one.updates != 0 and one.start_left > LEFT))
 
 
 def _stale_finding(bench: Bench, known: list[Remembered], off: list[Remembered], losses: ModeLosses | None) -> Finding:
     import numpy as np
 
+    from nndiag.lab.keras.graph import KerasGraph
     from nndiag.science.resampling import jackknife
 
     worst = off[0]
-    cause, fix = _cause(worst, off, known)
+    keras = isinstance(bench.make(), KerasGraph)
+    cause, fix = _cause(worst, off, known, keras=keras)
     harm = ""
     hurt = True
     if losses is not None:
@@ -201,27 +203,36 @@ def _stale_finding(bench: Bench, known: list[Remembered], off: list[Remembered],
     )
 
 
-def _cause(worst: Remembered, off: list[Remembered], known: list[Remembered]) -> tuple[str, str]:
+def _cause(worst: Remembered, off: list[Remembered], known: list[Remembered], *, keras: bool) -> tuple[str, str]:
     """What made the statistics stale, and what to do."""
     again = (
-        "run the training data through model.train() once under torch.no_grad() with momentum=None (cumulative average)"
+        "run the training data through model(x, training=True) a few hundred times"
+        if keras
+        else "run the training data through model.train() once under torch.no_grad() with momentum=None (cumulative "
+        "average)"
     )
+    momentum = "" if worst.momentum is None else f"{1 - worst.momentum if keras else worst.momentum:g}"
     if worst.momentum == 0 and worst.as_built:
         return (
-            "momentum is 0, so they never moved from 0 and 1",
-            "set momentum=0.1 (torch: the weight of the new batch)",
+            f"momentum is {momentum}, so they never moved from 0 and 1",
+            "set momentum=0.9 (Keras: the weight of the old average)"
+            if keras
+            else "set momentum=0.1 (torch: the weight of the new batch)",
         )
-    if worst.updates == 0 or (worst.as_built and worst.momentum != 0):
-        return "they were never updated", f"{again}; call model.train() in the training loop"
+    if worst.as_built:
+        train = "model(x, training=True)" if keras else "model.train()"
+        return "they were never updated", f"{again}; call {train} in the training loop"
     if worst.start_left > 0.02:
+        counted = f"{worst.updates} updates" if worst.updates is not None else f"about {worst.steps:.0f} updates"
+        told = "" if worst.updates is not None else ": that far they lie between it and the data"
         return (
-            f"{worst.updates} updates at momentum {worst.momentum:g} leave {worst.start_left:.0%} of the start (0, 1)",
-            f"train longer, raise momentum, or {again}",
+            f"{counted} at momentum {momentum} leave {worst.start_left:.0%} of the start (0, 1){told}",
+            f"train longer, {'lower' if keras else 'raise'} momentum, or {again}",
         )
     if worst.momentum is not None and worst.momentum > 0.5:
         return (
-            f"momentum {worst.momentum:g} keeps little but the last batch (torch weighs the new batch, Keras the old)",
-            f"set momentum={1 - worst.momentum:.2g}, then {again}",
+            f"momentum {momentum} keeps little but the last batch (torch weighs the new batch, Keras the old)",
+            f"set momentum={worst.momentum if keras else 1 - worst.momentum:.2g}, then {again}",
         )
     shift = float(worst.shift.median())
     if shift < 0.1 and 0.4 < _ratio(worst) < 0.95:
