@@ -314,3 +314,26 @@ def test_a_variance_shift_is_judged_on_the_channels_that_the_dropout_reaches(p, 
     assert all("8 of 16 channels" in f.evidence.detail for f in found)
     ratio = next(m.value for m in report.measurements if m.name == "variance_ratio")
     assert 1 / (1 - p) * 0.98 < ratio < 1 / (1 - p) * 1.4
+
+
+def test_a_wrong_scale_is_told_of_the_dropout_that_has_it_and_not_of_the_drop_path_behind_it():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.wide, self.back, self.drop, self.path = nn.Linear(16, 64), nn.Linear(64, 16), Unscaled(), Path()
+
+        def forward(self, x):
+            return x + self.path(self.drop(self.back(self.drop(functional.gelu(self.wide(x))))))
+
+    class Unscaled(nn.Module):
+        def forward(self, x):
+            return x * (torch.rand_like(x) > 0.3) if self.training else x
+
+    class Path(nn.Module):
+        def forward(self, x):
+            return x / 0.9 * (torch.rand(len(x), 1) < 0.9) if self.training else x
+
+    report = examine(Block, torch.randn(512, 16, generator=torch.Generator().manual_seed(0)))
+    assert [f.where.module for f in report.findings if f.rule.code == "DRP103"] == ["drop"]
+    reasons = [row[-1] for row in next(t for t in report.tables if "predicted" in t.title).rows]
+    assert [reason.split(":")[0] for reason in reasons] == ["none"] * 3

@@ -43,6 +43,12 @@ def judge_scale(case: Case) -> Iterator[Observation]:
                 "train_eval_slope", gauge.slope, "ratio", site.label, (gauge.slope - half, gauge.slope + half)
             )
         wrong = [s for s in sites if (g := case.gauge(s)) is not None and not unclear(g) and is_off(g)]
+        told = [s for s in wrong if explained(case, s)]
+        for site in told:
+            reason = "what feeds it directly has the wrong scale itself, and both show only together"
+            yield Skip("DRP103", reason, site.label)
+            yield Skip("DRP104", reason, site.label)
+        wrong = [s for s in wrong if s not in told]
         if wrong and not is_augmentation(wrong[0]):
             yield _finding(case, wrong)
     if judged:
@@ -85,6 +91,20 @@ def is_off(gauge: Gauge) -> bool:
     """Whether the slope is clearly not one."""
     away = abs(gauge.slope - 1)
     return away > ERRORS * gauge.error and away > SHARE * gauge.site.p
+
+
+def explained(case: Case, site: Site) -> bool:
+    """Whether a dropout right in front, found wrong where it stands a second time, hands its wrong scale on.
+
+    A mask that eval skips has no counterpart there: the scale of what it reads is first seen behind it.
+    """
+    front = [s for s in case.acting if s.anchor.step is not None and s.anchor.step.index == site.seen.index]
+    places = {(s.seen.where.module, s.seen.where.line) for s in front}
+    return any(
+        (s.seen.where.module, s.seen.where.line) in places and is_off(gauge)
+        for s in case.acting
+        if s is not site and (gauge := case.gauge(s)) is not None and not unclear(gauge)
+    )
 
 
 def whole_parts(site: Site) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nndiag.checks.dropout.bias import bias_of, direct_bias
 from nndiag.checks.dropout.case import is_path
+from nndiag.checks.dropout.overview import short
 from nndiag.checks.dropout.placed import once
 from nndiag.core.findings import Measurement, Table
 
@@ -44,10 +45,10 @@ def surroundings(case: Case) -> Iterator[Observation]:
         times = f" ×{len(sites)}" if len(sites) > 1 else ""
         line = f"{(seen.where.file or '').rpartition('/')[2]}:{seen.where.line}" if seen.where.line else ""
         places.append([
-            site.label + times, SHORT.get(seen.variant, seen.variant), round(site.p, 3),
+            short(site.label) + times, SHORT.get(seen.variant, seen.variant), round(site.p, 3),
             seen.dial.unit, _feeder(site), _reader(case, site), line,
         ])  # fmt: skip
-        rows.append([site.label + times, *_prediction(case, site)])
+        rows.append([short(site.label) + times, *_prediction(case, site)])
     for site in case.acting:
         gauge = case.gauge(site)
         if gauge is not None and not isinstance(gauge.gates, str):
@@ -67,8 +68,8 @@ def _feeder(site: Site) -> str:
 def _reader(case: Case, site: Site) -> str:
     if site.fused:
         return "itself"
-    ends = [site.affine if site.affine.kind == "affine" else site.anchor]
-    name = case.map.end_name(ends[0])
+    end = site.affine if site.affine.kind == "affine" else site.anchor
+    name = short(case.map.end_name(end))
     then = _activation(site)
     return f"{name}, {then}" if then and not site.direct else name
 
