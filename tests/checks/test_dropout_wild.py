@@ -323,7 +323,7 @@ def test_a_wrong_scale_is_told_of_the_dropout_that_has_it_and_not_of_the_drop_pa
             self.wide, self.back, self.drop, self.path = nn.Linear(16, 64), nn.Linear(64, 16), Unscaled(), Path()
 
         def forward(self, x):
-            return x + self.path(self.drop(self.back(self.drop(functional.gelu(self.wide(x))))))
+            return x + self.path(self.drop(self.back(self.drop(F.gelu(self.wide(x))))))
 
     class Unscaled(nn.Module):
         def forward(self, x):
