@@ -87,6 +87,28 @@ def test_a_compiled_model_is_seen_through():
     assert call(compiled, {"x": torch.ones(4, 3), "other": 1}).shape == (4, 2)
 
 
+@pytest.mark.parametrize(
+    ("layer", "x", "words"),
+    [
+        (nn.Linear(784, 2), torch.ones(4, 1, 28, 28), "(N, …, 784), the data give it (4, 1, 28, 28): flatten the rows"),
+        (nn.Linear(7, 2), torch.ones(4, 5), "(N, …, 7), the data give it (4, 5)"),
+        (nn.Conv2d(3, 2, 3), torch.ones(4, 9, 9, 3), "(N, 3, H, W), the data give it (4, 9, 9, 3): its channels stand"),
+        (nn.Conv2d(3, 2, 3), torch.ones(4, 1, 9, 9), "(4, 1, 9, 9): axis 1 counts 1, the layer reads 3 channels"),
+        (nn.Conv1d(1, 2, 3), torch.ones(4, 9), "the channel axis is missing"),
+        (nn.Embedding(9, 2), torch.ones(4, 5), "whole-number ids below 9, the data give it float32 (4, 5)"),
+        (nn.Embedding(9, 2), torch.full((4, 5), 30), "ids from 0 to 8, the data give it 30 to 30"),
+        (nn.LSTM(6, 2), torch.ones(4, 5, 7), "(N, T, 6), the data give it (4, 5, 7)"),
+        (nn.LayerNorm(6), torch.ones(4, 7), "(…, 6), the data give it (4, 7)"),
+        (nn.BatchNorm1d(6), torch.ones(4, 7), "(N, 6), the data give it (4, 7)"),
+    ],
+)
+def test_a_layer_that_cannot_take_the_data_says_which_shape_it_wants(layer, x, words):
+    with pytest.raises(NndiagError) as caught:
+        call(nn.Sequential(nn.Identity(), layer), x)
+    assert caught.value.hint.startswith(f"'1' ({type(layer).__name__}) wants ")
+    assert words in caught.value.hint
+
+
 def test_a_failing_forward_names_the_users_line():
     class Broken(nn.Module):
         def forward(self, x):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nndiag.core.errors import NndiagError
 from nndiag.lab.nested import as_tensors, batch_rows, mapped, move, rows_of, take, tensors_in
 from nndiag.lab.watch.blame import users_fault
+from nndiag.lab.watch.wanted import wanted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,8 @@ def invoke(model: nn.Module, inputs: Any) -> Any:
         raise
     except Exception as error:
         kind = type(unwrapped(model))
-        raise users_fault(f"the forward of {kind.__name__}", error, code=getattr(kind, "forward", None)) from error
+        code = getattr(kind, "forward", None)
+        raise users_fault(f"the forward of {kind.__name__}", error, hint=wanted(model, error), code=code) from error
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
