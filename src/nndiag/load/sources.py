@@ -59,7 +59,8 @@ class BuiltModel:
 
         with seeded(self.seed + 1):
             other = self.build()
-        return fingerprint(self._fresh()) != fingerprint(placed(other, self.device))
+        own = self._kept if self._kept is not None else self._fresh()
+        return fingerprint(own) != fingerprint(placed(other, self.device))
 
     def _fresh(self) -> nn.Module:
         from nndiag.lab.borrow import seeded
