@@ -143,8 +143,11 @@ def test_alpha_dropout_that_was_never_told_to_train_is_found():
 
 @pytest.mark.parametrize(
     ("asleep", "frozen", "place"),
-    [("drop", False, "drop"), ("backbone", False, "backbone.2"), ("backbone", True, None)],
-)
+    [
+        ("drop", False, "drop"), ("backbone", False, "backbone.2"), ("backbone", True, None),
+        ("", False, "backbone.2"), ("", True, None),  # the forward does it
+    ],
+)  # fmt: skip
 def test_dropout_left_in_eval_by_the_models_own_train_is_found_and_a_frozen_backbone_is_said_to_be_one(
     asleep, frozen, place
 ):
@@ -156,10 +159,13 @@ def test_dropout_left_in_eval_by_the_models_own_train_is_found_and_a_frozen_back
 
         def train(self, mode=True):
             super().train(mode)
-            self.get_submodule(asleep).eval()
+            if asleep:
+                self.get_submodule(asleep).eval()
             return self
 
         def forward(self, x):
+            if not asleep:
+                self.backbone.eval()
             return self.head(self.drop(self.backbone(x)))
 
     report = examine(Half, X, Y)

@@ -162,16 +162,20 @@ def _drops_nothing(case: Case, places: list[Seen], why: str, fix: str) -> Observ
 
 def _asleep(case: Case) -> Iterator[Observation]:
     """Dropouts in a part that stays in eval mode: meant where the part is frozen, a fault where it learns."""
-    from nndiag.lab.dropout.asleep import asleep_around, learns
+    from nndiag.lab.dropout.asleep import asleep_around, learns, put_to_sleep
 
     model = case.bench.model
     model.train()
     parts: dict[str, list[Seen]] = {}
+    in_forward: set[str] = set()
     for site in case.sites:
         seen = site.seen
         if seen.dial.on or seen.dial.p <= 0 or _switched_off(seen):
             continue
         part = asleep_around(model, seen.key[0])
+        if part is None and seen.module is not None and not seen.owner_training:
+            part = put_to_sleep(case.bench, seen.key[0])
+            in_forward.add(part)
         if part is not None:
             parts.setdefault(part, []).append(seen)
     for part, seen_ in parts.items():
@@ -181,7 +185,8 @@ def _asleep(case: Case) -> Iterator[Observation]:
                 "DRP102", f"{name} stays in eval mode in training; it is frozen, so this is taken as meant", part
             )
             continue
-        why = f"{name} stays in eval mode when the model trains, though it learns"
+        how = "is put in eval mode by a forward" if part in in_forward else "stays in eval mode when the model trains"
+        why = f"{name} {how}, though it learns"
         fix = f"let {name} follow train(mode); if it is to be frozen, set requires_grad_(False) on it as well"
         for places in grouped(seen_):
             yield _drops_nothing(case, places, why, fix)

@@ -36,6 +36,14 @@ def asleep_around(model: nn.Module, name: str) -> str | None:
     return None
 
 
+def put_to_sleep(bench: Bench, name: str) -> str:
+    """The outermost part around a module that a training forward leaves in eval mode; else what holds the module."""
+    bench.training_output()
+    part = asleep_around(bench.model, name)
+    bench.model.train()
+    return name.rpartition(".")[0] if part is None else part
+
+
 def learns(bench: Bench, part: str, training: Training) -> bool:
     """Whether a step of training would move the weights of a part: a frozen one, or one behind `no_grad`, stays.
 
