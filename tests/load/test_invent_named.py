@@ -65,6 +65,18 @@ class StacksFrames(Reader):
         return self.head(self.enter(input_features).mean(1))
 
 
+class AddsSoundsToWords(Reader):
+    def __init__(self):
+        super().__init__(num_mel_bins=6)
+        self.enter = nn.Conv1d(6, 8, 4, stride=4)
+
+    def forward(self, input_ids, input_features=None):
+        if input_features is None:
+            raise ValueError("You must specify input_features")
+        sounds = input_features if input_features.shape[1] == 6 else input_features.transpose(1, 2)
+        return self.head((self.table(input_ids) + self.enter(sounds).transpose(1, 2)).mean(1))
+
+
 class TakesAnUnheardOfEmbedding(Reader):
     def forward(self, action_embeds, input_ids):
         return self.head(self.table(input_ids).mean(1) + action_embeds.mean(1))
@@ -74,7 +86,7 @@ class TakesAnUnheardOfEmbedding(Reader):
     SeesPictures(image_token_id=MARK, num_channels=1, image_size=8),
     NeedsMoreToTrain(),
     OneOrTheOther(image_size=8),
-    StacksFrames(),
+    StacksFrames(), AddsSoundsToWords(),
     TakesAnUnheardOfEmbedding(),
 ])  # fmt: skip
 @pytest.mark.parametrize("training", [False, True])

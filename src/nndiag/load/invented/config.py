@@ -13,7 +13,7 @@ from nndiag.load.invented.agree import agreeing
 from nndiag.load.invented.guesses import Guess
 from nndiag.load.invented.makers import Normal, Words, maker_of, token_ids
 from nndiag.load.invented.named import companions, others, pictures_for, square_patches
-from nndiag.load.invented.repairs import other_shapes
+from nndiag.load.invented.repairs import other_shapes, unequal
 from nndiag.load.invented.sizes import placeholders, vocabulary
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def _asked_for(
     """Yield the arguments with those added that the error, or the line it came from, names."""
     text = _told(error)
     mentioned = _mentioned(model, config, length, makers, text)
+    yield from _as_long(makers, error.message)
     if mentioned:
         yield {**makers, **mentioned}
     if len(mentioned) > 1:  # "either pixel_values or image_embeds"
@@ -109,6 +110,15 @@ def _with_placeholders(config: Any, makers: dict[str, Maker], said: str, feature
     for kind in sorted(kinds, key=lambda kind: kind not in said.lower()):
         marks = tuple(item for item in words.marks if item[0] != kinds[kind])
         yield {**makers, "input_ids": replace(words, marks=(*marks, (kinds[kind], count)))}
+
+
+def _as_long(makers: dict[str, Maker], said: str) -> Iterator[dict[str, Maker]]:
+    """Yield ids as long as what an error says they are added to: a sound's frames, say."""
+    for name, maker in makers.items():
+        if isinstance(maker, Words) and not maker.marks:
+            for got, wanted in unequal(said):
+                if got == maker.length and 1 < wanted <= _MOST_PLACEHOLDERS:
+                    yield {**makers, name: replace(maker, length=wanted)}
 
 
 def _of_other_shapes(makers: dict[str, Maker], said: str) -> Iterator[dict[str, Maker]]:

@@ -39,6 +39,12 @@ def other_shapes(sample: tuple[int, ...], said: str) -> Iterator[tuple[int, ...]
             yield shape
 
 
+def unequal(said: str) -> list[tuple[int, int]]:
+    """Return the two sizes that an error compares, either of which may be the wrong one."""
+    found = _UNEQUAL.search(said)
+    return [(int(found[1]), int(found[2])), (int(found[2]), int(found[1]))] if found else []
+
+
 def _wanted(sample: tuple[int, ...], said: str) -> Iterator[tuple[int, ...]]:
     if found := _CHANNELS.search(said):
         yield (int(found[1]), *sample[1:])
@@ -66,9 +72,8 @@ def _compared(said: str) -> Iterator[tuple[int, int]]:
     """Yield what the layer got and what it wanted."""
     if found := _PRODUCT.search(said):
         yield int(found[1]), int(found[2])
-    elif found := _UNEQUAL.search(said):
-        yield int(found[1]), int(found[2])
-        yield int(found[2]), int(found[1])
+    elif _UNEQUAL.search(said):
+        yield from unequal(said)
     elif found := _VIEW.search(said):
         sizes = [int(size) for size in found[1].split(",")]
         given = math.prod(size for size in sizes if size > 0) * (4 if -1 in sizes else 1)  # of the four rows of a trial
