@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.normalization.cure import range_name
 from nndiag.checks.normalization.view import View
-from nndiag.core.errors import NndiagError
+from nndiag.core.errors import NndiagError, UsageError
 from nndiag.core.subject import Batch
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def prepare(subject: Subject) -> Bench:
 
     Raises:
         NndiagError: The model does not take the data.
+        UsageError: No loss has the name that was asked for.
     """
     from nndiag.lab.firstlayer import first_layer
     from nndiag.lab.forward import main_output
@@ -81,6 +82,8 @@ def prepare(subject: Subject) -> Bench:
     objective, why = None, ""
     try:
         objective = resolve_objective(subject.training, model, batches[0])
+    except UsageError:  # a name that no loss has
+        raise
     except NndiagError as missing:
         why = missing.message
     dtypes = {str(item.dtype).removeprefix("torch.") for item in model.parameters() if item.is_floating_point()}
