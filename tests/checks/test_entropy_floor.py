@@ -291,6 +291,14 @@ def test_a_curve_over_hard_labels(name):
     assert codes(judged(values, IDS, **more)) == expected
 
 
+def test_a_sum_over_tokens_that_starts_near_the_number_of_classes_is_no_perplexity():
+    tokens = np.random.RandomState(0).choice(1000, (8, 128), p=(odds := 1.0 / np.arange(1, 1001)) / odds.sum())
+    share = np.bincount(tokens.ravel()) / tokens.size
+    prior = -(share[share > 0] * np.log(share[share > 0])).sum()
+    report = judged(128 * decay(7.0, prior, scale=10), tokens, classes=1000)  # 128 x 7 is nearly 1000
+    assert "sum over 128 tokens" in report.findings[0].message
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_healthy_noisy_curves_stay_silent(seed):
     rng = np.random.RandomState(seed)

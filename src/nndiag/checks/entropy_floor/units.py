@@ -34,6 +34,7 @@ class Mismatch:
     factor: float  # curve over nats per sample
     proof: str
     sure: bool = True  # whether the reading is named; a level that no per-sample loss keeps is only noted
+    ends: bool = False  # whether the end is explained too
 
 
 def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch | None:
@@ -53,9 +54,10 @@ def mismatch(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch 
     at_level = min(abs(tail.mean - level) for level in (floor, levels.prior)) <= near
     if natural or at_level:
         return None
-    return (
-        _perplexity(start, tail, levels) or _factor(start, tail, levels, tokens) or _never_better(start, tail, levels)
-    )
+    powers, multiple = _perplexity(start, tail, levels), _factor(start, tail, levels, tokens)
+    if powers and multiple and powers.ends < multiple.ends:
+        return multiple  # a sum over many tokens may begin near C by chance: its end is no chance
+    return powers or multiple or _never_better(start, tail, levels)
 
 
 def _perplexity(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
@@ -72,6 +74,7 @@ def _perplexity(start: float, tail: Tail, levels: Levels) -> Mismatch | None:
         "compare ln(perplexity) with the floor, or name the column perplexity",
         tail.mean / max(math.log(tail.mean), 1e-12),
         f"it starts near C = {classes}" + (" and ends near exp(floor)" if ends else ""),
+        ends=ends,
     )
 
 
@@ -121,7 +124,7 @@ def _factor(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch |
         ends = _ends(tail, known, levels, noise)
         if starts and (ends or (known == tokens and tokens >= 4)):
             proof = f"it starts at {num(begin, 4)} times ln C" + (" and ends at as many times a level" if ends else "")
-            return Mismatch(words, fix, known, proof)
+            return Mismatch(words, fix, known, proof, ends=ends)
         # a log may begin late: then the end must be sharper, and its start must not contradict
         late = levels.floor > 2 * ENOUGH and abs(tail.mean / (known * levels.floor) - 1.0) <= SHARP
         if known == 1.0 / LN2 and late and begin < known * (1 + START) and tail.flat(0.01 * levels.span):
