@@ -73,6 +73,7 @@ class AddsSoundsToWords(Reader):
     def forward(self, input_ids, input_features=None):
         if input_features is None:
             raise ValueError("You must specify input_features")
+        assert input_features.numel() == len(input_ids) * 6 * 32, "Sounds are cut into 32 frames before"
         sounds = input_features if input_features.shape[1] == 6 else input_features.transpose(1, 2)
         return self.head((self.table(input_ids) + self.enter(sounds).transpose(1, 2)).mean(1))
 
