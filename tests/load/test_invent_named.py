@@ -68,7 +68,7 @@ class StacksFrames(Reader):
 class AddsSoundsToWords(Reader):
     def __init__(self):
         super().__init__(num_mel_bins=6)
-        self.enter = nn.Conv1d(6, 8, 4, stride=4)
+        self.enter = nn.Conv1d(6, 8, 4, stride=6)
 
     def forward(self, input_ids, input_features=None):
         if input_features is None:
