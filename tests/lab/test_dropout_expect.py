@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nndiag.lab.dropout.closed import activation_of, sums_at
+from nndiag.lab.dropout.closed import activation_of, scattered, sums_at
 from nndiag.lab.dropout.expect import expected
 from nndiag.lab.dropout.graph import Step
 
@@ -111,3 +111,13 @@ def test_a_channel_is_one_contribution_where_channels_are_dropped():
     drawn = torch.stack([functional.conv2d(functional.dropout2d(x, 0.3), weight) for _ in range(4000)])
     assert found.inputs == 16
     assert torch.allclose(0.3 / 0.7 * found.power.second.float(), drawn.var(0), rtol=0.2)
+
+
+@pytest.mark.parametrize("units", [2, 16, 64, 1000])
+def test_a_sample_of_sums_meets_every_unit_alike_whatever_their_number(units):
+    """A fixed step through 512 rows of 64 units, 2000 of them, would meet four units only."""
+    some = scattered(512 * units, 2000)
+    per_unit = torch.bincount(some % units, minlength=units)
+    assert int(some.max()) < 512 * units
+    assert float(per_unit.max()) <= max(4.0, 1.5 * 2000 / units)
+    assert scattered(units, 2000).tolist() == list(range(units))

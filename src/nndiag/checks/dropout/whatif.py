@@ -68,12 +68,13 @@ def _scenario(case: Case, gauge: Gauge, name: str, p: float, *, rescaled: bool =
 
 def mean_ratio(gauge: Gauge, p: float, *, rescaled: bool) -> float:
     """E[f(S)] in training over f(mu) in eval, averaged over units and samples."""
+    from nndiag.lab.dropout.closed import scattered
     from nndiag.science.rescale import spread
 
     sums, activation = gauge.sums, gauge.activation
     if isinstance(sums, str) or activation is None or gauge.site.direct:
         return math.nan
-    few = slice(None, None, max(1, sums.mean.numel() // 4000))
+    few = scattered(sums.mean.numel(), 4000, sums.mean.device)
     mu = sums.mean
     if not rescaled:
         bias = sums.bias.detach().double() if sums.bias is not None else mu.new_zeros(())

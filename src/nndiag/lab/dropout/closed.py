@@ -59,6 +59,17 @@ def _all_but_units(sums: Tensor) -> tuple[int, ...]:
     return (0,) if sums.dim() == 2 else tuple(axis for axis in range(sums.dim()) if axis != 1)
 
 
+def scattered(n: int, wanted: int, device: torch.device | str = "cpu") -> Tensor:
+    """Some of the indices below n, evenly spread and free of any period: a fixed step would meet the same units again.
+
+    Multiples of the golden ratio modulo one are the most even of all such sequences (Weyl 1916; Knuth, TAOCP 6.4).
+    """
+    if n <= wanted:
+        return torch.arange(n, device=device)
+    turns = torch.arange(wanted, dtype=torch.float64, device=device) * 0.6180339887498949
+    return (turns % 1 * n).long()
+
+
 def sums_at(step: Step, x: Tensor, args: Any, kwargs: Any, *, unit: str, channels: int) -> Sums | str:  # noqa: PLR0913 - torch hands a call over in these parts
     """Work out the contributions to every unit of the affine map that reads a dropout.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from nndiag.lab.dropout.closed import scattered
 from nndiag.science.rescale import (
     PowerSums,
     counted,
@@ -67,7 +68,7 @@ def expected(sums: Sums, activation: Activation, p: float) -> Expected:
     skew, kurtosis = skewness(power, p), excess_kurtosis(power, p)
     alive = power.second > 0
     beyond = ((skew.abs() > SKEW) | (kurtosis.abs() > KURTOSIS)) & alive
-    few = slice(None) if activation.mean_form is not None else slice(None, None, max(1, mu.numel() // QUADRATURE))
+    few = slice(None) if activation.mean_form is not None else scattered(mu.numel(), QUADRATURE, mu.device)
     centre, width = mu.reshape(-1)[few], s.reshape(-1)[few]
     gaussian = activation.mean(centre, width)
     usual = gaussian
@@ -77,7 +78,7 @@ def expected(sums: Sums, activation: Activation, p: float) -> Expected:
     gain = _enumerated(sums, activation, p, beyond, s)
     share = float(beyond.double().mean()) if beyond.numel() else 0.0
     exact = _counted(sums, activation, p, beyond, s)
-    some = slice(None, None, max(1, mu.numel() // SECONDS))
+    some = scattered(mu.numel(), SECONDS, mu.device)
     tight, loose = mu.reshape(-1)[some], s.reshape(-1)[some]
     still = float((activation.f(tight) ** 2).mean())
     second = float(activation.second(tight, loose).mean()) + share * gain.second + exact.second
@@ -125,7 +126,7 @@ def _counted(sums: Sums, activation: Activation, p: float, beyond: Tensor, s: Te
     if sums.contributions is None or not total or p <= 0:
         return Gain()
     for most in (FIRST, COUNTED):
-        flat = torch.arange(0, total, max(1, total // most))[:most].to(sums.mean.device)
+        flat = scattered(total, most, sums.mean.device)
         where = torch.stack(torch.unravel_index(flat, sums.mean.shape), 1)
         gain = _counted_at(sums, activation, p, where, ~beyond.reshape(-1)[flat], s)
         if not gain.sums or total <= most:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from nndiag.lab.dropout.closed import scattered
 from nndiag.lab.dropout.ops import ELEMENT, LOCKED, recurrent_rate
 from nndiag.science.activation_moments import Activation
 from nndiag.science.rescale import spread
@@ -74,8 +75,8 @@ def gates_at(step: Step, x: Tensor, args: Any, *, p: float, unit: str) -> tuple[
     width = state.shape[-1]
     before = torch.cat([state[0][:, None].to(out.dtype), out[:, :-1, :width]], 1)  # (samples, time, units)
     states_seen = max(8, min(STATES, int(OPERATIONS / (2 * MASKS * weights[0].numel()))))
-    every = max(1, x.shape[0] * x.shape[1] // states_seen)
-    inputs, states = (part.detach().double().flatten(0, 1)[::every] for part in (x, before))
+    some = scattered(x.shape[0] * x.shape[1], states_seen, x.device)
+    inputs, states = (part.detach().double().flatten(0, 1)[some] for part in (x, before))
     into, back = weights[0].detach().double(), weights[1].detach().double()
     own = states @ back.T + (weights[3].detach().double() if biases else 0)
     start = weights[2].detach().double() if biases else into.new_zeros(len(into))
@@ -117,7 +118,7 @@ def _gates(  # noqa: PLR0913, PLR0917 - the terms of one cell
     found = []
     for n, (name, kind) in enumerate(kinds):
         centre = still[n] + (off[0] * rest[n] if name == "n" else rest[n])
-        form, few = Activation(kind, _FUNCTIONS[kind]), slice(None, None, max(1, centre.numel() // SUMS))
+        form, few = Activation(kind, _FUNCTIONS[kind]), scattered(centre.numel(), SUMS, x.device)
         centre, width = centre.flatten()[few], wide[n].flatten()[few]
         mean, second = form.mean(centre, width), form.second(centre, width)
         shift = float((mean - form.f(centre)).mean())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nndiag.lab.dropout.closed import Sums, activation_of, module_activation, sums_at
+from nndiag.lab.dropout.closed import Sums, activation_of, module_activation, scattered, sums_at
 from nndiag.lab.dropout.gates import Gate, gate_reader
 from nndiag.lab.dropout.graph import Film, Key, Span, Step, slot_of
 from nndiag.lab.dropout.ops import ALPHA, CHANNEL, FUSED, RECURRENT
@@ -290,9 +290,9 @@ def likeness(tensor: Tensor, reference: Tensor) -> float:
 
 
 def sampled(wide: Tensor) -> Tensor:
-    """Some of the values, evenly spaced."""
+    """Some of the values."""
     flat = wide.reshape(-1)
-    return flat[:: max(1, flat.numel() // SAMPLE)][:SAMPLE].clone()
+    return flat[scattered(flat.numel(), SAMPLE, flat.device)]
 
 
 def add(table: dict[Any, list[Any]], key: Any, item: Any) -> None:
