@@ -151,7 +151,7 @@ def _data(data: Any, model: nn.Module | None, training: Training, run: Run, colu
 def _invented(model: nn.Module, training: Training, run: Run) -> tuple[DataSource | None, str]:
     from nndiag.load.invented.invent import invent
 
-    found = invent(model, training, size=training.batch_size, seed=run.seed)
+    found = invent(model, training, size=training.batch_size, seed=run.seed, seconds=run.seconds_left)
     return found.data, found.why
 
 

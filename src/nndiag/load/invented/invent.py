@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Training
 
 _SECONDS = 25.0  # for all attempts together
+_LEAST = 5.0  # seconds for them, however small the budget is
 _ENOUGH = 3  # different kinds of inputs that all end alike before the forward itself is blamed
 _LONGEST = 8.0  # for one of them
 _TRIALS = 120
@@ -40,7 +41,9 @@ class Invented:
     why: str = ""
 
 
-def invent(model: nn.Module, training: Training, *, size: int | None = None, seed: int = 0) -> Invented:
+def invent(
+    model: nn.Module, training: Training, *, size: int | None = None, seed: int = 0, seconds: float = _SECONDS
+) -> Invented:
     """Invent inputs that the model's forward accepts, and targets that its loss accepts.
 
     Args:
@@ -48,6 +51,7 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
         training: The loss decides what targets must be; "auto" lets the output decide.
         size: Rows of a batch; 32 by default, 8 for large models.
         seed: Of the inputs.
+        seconds: What is left of the user's budget.
 
     Returns:
         The data with what was invented in its name, or the reason why nothing fits.
@@ -63,7 +67,7 @@ def invent(model: nn.Module, training: Training, *, size: int | None = None, see
     rows = size or (32 if parameters < _LARGE else 8)
     if (none := _has_no_forward(model)) is not None:
         return Invented(None, none)
-    failed = _Failed()
+    failed = _Failed(seconds=min(_SECONDS, max(_LEAST, seconds)))
     found: _Fits | None = None
     for guess in _in_turn(model, failed):
         try:
@@ -109,6 +113,7 @@ class _Failed:
     """The guesses that did not fit, and the error that tells most: of the one whose forward came furthest."""
 
     began: float = field(default_factory=time.monotonic)
+    seconds: float = _SECONDS
     tried: list[str] = field(default_factory=list)
     last: NndiagError = field(default_factory=lambda: NndiagError("nothing was tried", hint=""))
     best: NndiagError | None = None
@@ -121,7 +126,7 @@ class _Failed:
     @property
     def left(self) -> float:
         """Seconds."""
-        return self.began + _SECONDS - time.monotonic()
+        return self.began + self.seconds - time.monotonic()
 
     def add(self, guess: Guess, error: NndiagError, operations: int) -> None:
         """Remember a failure."""
@@ -145,7 +150,8 @@ class _Failed:
         """What to say when nothing fits."""
         if self.best is None:
             return "no inputs could be invented for this model: give DATA"
-        came = f"{len(self.tried)} kinds of inputs were tried; {self.best_text} came furthest: {self.best.message}"
+        cut = ", until the time was up (--max-seconds)" if self.left <= 0 and self.seconds < _SECONDS else ""
+        came = f"{len(self.tried)} kinds of inputs were tried{cut}; {self.best_text} came furthest: {self.best.message}"
         return f"no inputs could be invented, give DATA; {came}"
 
 
