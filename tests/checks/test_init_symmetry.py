@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 from checks.init_symmetry_cases import DYNAMIC, ask, fill, first, mlp, noise, numbers, pair, said, zeroed
 from nndiag.core.errors import NndiagError
@@ -215,6 +216,22 @@ def test_units_that_are_off_for_every_input_are_counted():
     report = ask(build)
     assert [code for code, _ in said(report)] == ["SYM101"]
     assert report.findings[0].evidence.value == pytest.approx(20 / 32)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_units_with_empty_weights_are_not_called_dead_but_said(masked):
+    def build():
+        net = mlp(hidden=40)
+        nn.init.constant_(net[0].bias, -0.01)
+        if masked:
+            prune.ln_structured(net[0], "weight", amount=0.5, n=2, dim=0)
+        else:
+            nn.init.eye_(net[0].weight)  # 20 inputs: the other rows stay empty
+        return net
+
+    report = ask(build)
+    assert said(report) == []
+    assert [item.reason.partition(" are ")[0] for item in report.skipped if item.code == "SYM101"] == ["20 of 40 units"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -456,3 +473,14 @@ def test_a_loss_that_insists_on_one_precision_is_met_in_it(cast):
     batch = Batch(torch.randn(32, 20), torch.randint(0, 2, (32,)).float())
     report = ask(lambda: fill(mlp(), 0.01), [batch], training=Training(loss=loss))
     assert said(report) == [("SYM201", "0")]
+
+
+def test_outputs_that_the_users_own_loss_joins_are_not_told_apart_by_labels():
+    """A density of four components whose means start equal."""
+
+    def likelihood(means, targets):
+        return -(-((means - targets[:, None]) ** 2) / 2).logsumexp(-1).mean()
+
+    batch = Batch(torch.randn(32, 20), torch.randn(32))
+    training = Training(loss=likelihood)
+    assert said(ask(lambda: zeroed(mlp(out=4), "2"), [batch], training=training, steps=5)) == [("SYM201", "2")]

@@ -14,7 +14,7 @@ from nndiag.lab.borrow import borrow, seeded
 from nndiag.lab.fed import fed, loss_in, without_targets
 from nndiag.lab.forward import as_tensors, call, main_output, move, takes
 from nndiag.lab.losses import LOSSES
-from nndiag.lab.objective_fit import Objective, fitting, predicts_next
+from nndiag.lab.objective_fit import USERS, Objective, fitting, predicts_next
 from nndiag.lab.watch.blame import users_fault
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _users(loss: Callable[..., Any]) -> Objective:
                 raise users_fault(f"the loss {name}", error) from error
         return _as_loss(value, name)
 
-    return Objective(name, "the user's function", fn)
+    return Objective(name, USERS, fn)
 
 
 def _as_loss(value: Any, name: str) -> Tensor:

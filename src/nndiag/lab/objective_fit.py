@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from nndiag.core.subject import Batch
 
+USERS = "the user's function"  # how an objective was come by
+
 
 @dataclass(frozen=True, slots=True)
 class Objective:

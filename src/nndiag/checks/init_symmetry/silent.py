@@ -11,11 +11,14 @@ from nndiag.core.rules import found
 from nndiag.science.signal import excess_interval, share_interval
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+    from torch import Tensor
 
     from nndiag.checks.init_symmetry.live import Scene
     from nndiag.core.findings import Observation, Where
     from nndiag.lab.symmetry.signal import Signals, Site
+    from nndiag.lab.units.layers import UnitView
     from nndiag.lab.watch.calls import Call
 
 SEEN = 32  # inputs times positions that a dead unit was silent on
@@ -45,6 +48,9 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
         excess = (dead - chance) / site.units
         low, high = excess_interval(dead, chance, site.units) if chance else share_interval(dead, site.units)
         if low <= limit * 0.75 or excess <= limit:
+            if limit < pruned / site.units < 1:
+                why = f"{pruned} of {site.units} units are off for all inputs, their weights zero: pruned or left empty"
+                yield Skip("SYM101", why, _origin(scene, seen, site).module or site.name)
             continue
         if dead < site.units and _collapsed(seen, site):
             yield Skip("SYM101", "what the layer reads varies in one direction: an earlier layer decides", site.name)
@@ -152,6 +158,12 @@ def _zero_rows(scene: Scene, seen: Signals, site: Site) -> int:
     for source in _in_front(seen, site):
         view = next((item for item in scene.views if item.module == source.name and item.units == site.units), None)
         if source.kind == "module" and view is not None:
-            rows = view.rows(scene.bench.start)
+            rows = view.rows({**scene.bench.start, **_masked(source, view, scene.bench.start)})
             return sum(1 for unit in site.quiet if not rows[unit].any())
     return 0
+
+
+def _masked(source: Call, view: UnitView, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weight as the layer uses it, where that is not the parameter itself: times a pruning mask, say."""
+    used, name = getattr(source.module, "weight", None), view.weights[0]
+    return {name: used.detach()} if used is not None and used.shape == start[name].shape else {}

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
 
 from nndiag.lab.bench import OutOfTimeError
 from nndiag.lab.bench_parts import RandomTargets
+from nndiag.lab.objective_fit import USERS
 from nndiag.lab.symmetry.groups import Mirror, Twins, meet, mirrors_of, still_mirrored, still_together, twins_of
 from nndiag.lab.symmetry.rounding import rounding
 from nndiag.lab.symmetry.runs import Counterfactuals, healed, under_noise
@@ -15,8 +19,7 @@ from nndiag.lab.symmetry.verdict import DROPOUT, STUCK, Verdict
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from torch import Tensor
-
+    from nndiag.core.subject import Batch
     from nndiag.lab.bench import Bench, Trial
     from nndiag.lab.units.layers import UnitView
 
@@ -114,9 +117,29 @@ def _learns(view: UnitView, trial: Trial) -> bool:
 def _beyond_labels(
     bench: Bench, groups: Sequence[Twins], rest: dict[int, Twins | None], steps: int, tolerance: float
 ) -> dict[int, Twins | None]:
-    """Keep what random targets at every output do not part either: classes absent from the batch are no symmetry."""
-    other = bench.run(steps, RandomTargets(bench.seed + 1))
+    """Keep what other targets do not part either: classes absent from the batch are no symmetry."""
+    drawn = _drawn_anew(bench)
+    other = bench.run(steps, batches=drawn) if drawn else bench.run(steps, RandomTargets(bench.seed + 1))
     return {
         id(item): meet(left, still_together(left, other, tolerance)) if (left := rest[id(item)]) is not None else None
         for item in groups
     }
+
+
+def _drawn_anew(bench: Bench) -> list[Batch]:
+    """The batches with numbers in their range as targets, for a loss of the user's own; empty where that says nothing.
+
+    What his loss makes of several outputs (a mixture, a mean over heads) may be one number however the targets are, so
+    targets at every single output would be another loss than his. Class ids stay out: those absent are not in range.
+    """
+    if bench.objective is None or bench.objective.how != USERS:
+        return []
+    batches = []
+    for index, batch in enumerate(bench.batches):
+        aims = batch.targets
+        if not isinstance(aims, Tensor) or not aims.is_floating_point() or not bool(torch.isfinite(aims).all()):
+            return []
+        source = torch.Generator().manual_seed(bench.seed + index)
+        share = torch.rand(aims.shape, generator=source, dtype=torch.float64).to(aims.device, aims.dtype)
+        batches.append(replace(batch, targets=aims.min() + share * (aims.max() - aims.min())))
+    return batches
