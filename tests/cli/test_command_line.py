@@ -135,6 +135,16 @@ def test_what_the_users_code_prints_never_reaches_stdout(tmp_path):
         assert word in done.stderr
 
 
+def test_a_slow_import_of_the_users_file_takes_nothing_from_the_budget_for_experiments(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(time, "monotonic", time.monotonic)  # put back whatever the file does to it
+    (tmp_path / "slow.py").write_text(
+        "import time\nfrom torch import nn\nclock = time.monotonic\ntime.monotonic = lambda: clock() + 1000.0\n"
+        "def build():\n    return nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.2), nn.Linear(8, 2))\n"
+    )
+    assert main(["check-dropout", f"{tmp_path}/slow.py:build", "-f", "concise", "--isolated", "--fail-on", "note"]) == 0
+    assert "NND902" not in capfd.readouterr().out
+
+
 def test_names_that_look_like_markup_print_as_text(tmp_path):
     (tmp_path / "labels.csv").write_text("label\n0\n1\n")
     done = run("entropy-floor", "[/nope].csv", cwd=tmp_path)
