@@ -117,6 +117,18 @@ def test_unscaled_targets_are_standardised_with_the_inputs():
     y = (1e5 + 3e4 * x[:, :1]).astype(np.float32)
     report = look(x, y, model=lambda: nn.Linear(8, 1), optimizer="adam", lr=0.01)
     assert {"NRM011", "NRM201"} <= codes(report)
+    assert "(and targets)" in the(report, "NRM201").message
+
+
+@pytest.mark.parametrize(("offset", "away"), [(0.0, True), (128.0, False)], ids=["from 0", "adds the mean"])
+def test_the_distance_to_the_targets_is_that_of_the_models_own_start(offset, away):
+    class Adding(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) + offset
+
+    x = np.random.default_rng(0).normal(size=(128, 8)).astype(np.float32)
+    y = (128 + 40 * x[:, :1]).astype(np.float32)
+    assert ("NRM011" in codes(look(x, y, model=lambda: Adding(8, 1), train=False))) == away
 
 
 class KeyAndQuery(nn.Module):

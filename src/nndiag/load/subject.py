@@ -122,6 +122,8 @@ def _with_data(
 def _model(
     model: Any, args: Mapping[str, Any] | Iterable[str] | None, weights: Any, run: Run
 ) -> ModelSource | WeightsFile | None:
+    if model is None and weights is not None:  # weights alone are what there is to look at
+        model, weights = str(weights), None
     if model is None:
         return None
     if isinstance(model, str):

@@ -11,7 +11,7 @@ from nndiag.checks.normalization.checkpoint import examine_weights
 from nndiag.checks.normalization.cure import brief_cure, cure_for
 from nndiag.checks.normalization.experiment import examine_training
 from nndiag.checks.normalization.fed import examine_fed, holds_normaliser
-from nndiag.checks.normalization.initial import UNCURED
+from nndiag.checks.normalization.initial import UNCURED, distance_at_start
 from nndiag.checks.normalization.inside import examine_inside
 from nndiag.checks.normalization.precision import examine_precision, overflowing_forward
 from nndiag.checks.normalization.serving import PAIR_CODES, examine_pair
@@ -84,7 +84,8 @@ class CheckNormalization:
         loss = bench.objective.name if bench is not None and bench.objective is not None else None
         regression = None if loss is None else loss in {"mse", "l1", "smooth_l1", "huber"}
         asked = subject.training.loss not in {None, "auto"}
-        yield from examine_targets(seen.targets, outputs=outputs, regression=regression, asked=asked)
+        away = distance_at_start(bench) if bench is not None else None
+        yield from examine_targets(seen.targets, outputs=outputs, regression=regression, asked=asked, away=away)
         yield from self._serving(subject, seen, view, ids)
         if bench is None:
             why = "weights without a model: name its factory and give --weights" if subject.weights else "no model"
@@ -184,12 +185,15 @@ class Told:
         headline = next(
             (item for item in self.findings if item.rule.code == "NRM201" and item.severity > Severity.NOTE), None
         )
+        foreign = any(item.rule.code == "NRM104" for item in self.findings)
         for item in self._waiting:
             if inside and item.rule.code in SCALE_CODES:
                 continue  # what the first layer reads is small or off because it is prepared twice
             said = self._once(item)
             if self._harmless and UNCURED not in item.message:
                 said = _noted(said, "a short training of this model was no worse for it")
+            elif foreign and item.rule.code in SCALE_CODES:
+                said = _noted(said, "which scale the checkpoint was trained on is told under NRM104")
             elif headline is not None and item.rule.code != "NRM003" and UNCURED not in item.message:
                 said = _noted(said, "what that does to training is measured under NRM201")
             self.findings.append(said)

@@ -9,7 +9,7 @@ from nndiag.checks.normalization.bench import can_standardise, standardiser
 from nndiag.checks.normalization.cure import cure_for
 from nndiag.checks.normalization.exchange import examine_exchange
 from nndiag.checks.normalization.fed import rate_of
-from nndiag.checks.normalization.initial import loaded
+from nndiag.checks.normalization.initial import constant_loss, loaded
 from nndiag.checks.normalization.trial import Trial, changed, even, ratio_interval, trial
 from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Series, Severity, Skip, Step
 from nndiag.core.rules import found
@@ -133,7 +133,7 @@ def _prior(bench: Bench, seen: Seen) -> float | None:
         total = sum(targets.counts)
         entropy = -sum(count / total * math.log(count / total) for count in targets.counts if count)
         return entropy if entropy > 0 else None
-    return None
+    return constant_loss(bench)
 
 
 def _target_scale(bench: Bench, seen: Seen) -> Callable[[Any], Any] | None:
@@ -179,10 +179,11 @@ def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
     words = "diverge" if slow.curve.diverged else f"reach {slow.reached:.3g} of the prior loss"
     rates = f"at lr {slow.lr:g}" if slow.lr == fast.lr else f"at their best lr {slow.lr:g}"
     there = "" if slow.lr == fast.lr else f" at lr {fast.lr:g}"
+    both = " (and targets)" if "NRM011" in alarms else ""
     sooner = _steps_to(fast, slow)
     yield found(
         "NRM201",
-        f"in {slow.curve.steps} steps {rates} raw inputs {words}, standardised ones {fast.reached:.3g}{there}"
+        f"in {slow.curve.steps} steps {rates} raw inputs {words}, standardised ones{both} {fast.reached:.3g}{there}"
         + (f" (they pass the raw result after {sooner} steps)" if sooner else ""),
         evidence=Evidence(
             slow.reached / max(fast.reached, 1e-12) if math.isfinite(slow.reached) else math.inf,
@@ -195,8 +196,8 @@ def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
             f"{best.reached:.3g} (lr {best.lr:g}), standardised {best_other.reached:.3g} (lr {best_other.lr:g})",
         ),
         where=causes[0].where if causes else None,
-        means="same start, optimizer and order of batches: standardising the inputs alone makes the difference"
-        + ("; targets were standardised with them" if "NRM011" in alarms else "")
+        means="same start, optimizer and order of batches: standardising the inputs"
+        + (" and the targets makes the difference" if both else " alone makes the difference")
         + "".join(f"; {cause.rule.code} names the cause: {cause.message}" for cause in causes[:1]),
         fix=cure_for(view.profile),
         severity=level,

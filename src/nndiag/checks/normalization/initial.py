@@ -150,3 +150,42 @@ def loaded(bench: Bench) -> bool:
         moved(module) or (module.num_batches_tracked is not None and int(module.num_batches_tracked) > 0)
         for _, module in layers(bench.make())
     )
+
+
+def constant_loss(bench: Bench) -> float | None:
+    """The loss of the better of two constants, the targets' mean and median; None where it takes no constant."""
+    import torch
+
+    from nndiag.lab.forward import as_tensors
+    from nndiag.lab.objective import sample_output
+
+    assert bench.objective is not None
+    aims, output = as_tensors(bench.batch.targets), sample_output(bench.make(training=False), bench.batch)
+    plain = isinstance(aims, torch.Tensor) and isinstance(output, torch.Tensor)
+    if not plain or not aims.is_floating_point() or aims.shape != output.shape or len(aims) < 2:
+        return None
+    y = aims.to(output.dtype)
+    guesses = (y.mean(dim=0, keepdim=True), y.median(dim=0, keepdim=True).values)
+    try:
+        losses = [float(bench.objective.fn(guess.expand_as(y).clone(), y).detach()) for guess in guesses]
+    except Exception:  # noqa: BLE001 - a user's loss may want more than outputs and targets
+        return None
+    least = min(losses)
+    return least if math.isfinite(least) and least > 0 else None
+
+
+def distance_at_start(bench: Bench) -> float | None:
+    """How far the model's answers are from real-valued targets, as root mean square; None where they do not fit."""
+    import torch
+
+    from nndiag.lab.forward import as_tensors, main_output
+    from nndiag.lab.losses import fit_regression
+    from nndiag.lab.objective import sample_output
+
+    aims = as_tensors(bench.batch.targets)
+    if not isinstance(aims, torch.Tensor) or not aims.is_floating_point():
+        return None
+    output = main_output(sample_output(bench.make(training=False), bench.batch)).detach().double()
+    fitted = fit_regression(output, aims)
+    away = math.nan if fitted is None else float((output - fitted).square().mean().sqrt())
+    return away if math.isfinite(away) else None

@@ -21,11 +21,17 @@ MAX_SCALE, MIN_SD = 100.0, 1e-3  # root mean square and spread of targets
 
 
 def examine_targets(
-    targets: Targets | None, *, outputs: int | None, regression: bool | None = None, asked: bool = False
+    targets: Targets | None,
+    *,
+    outputs: int | None,
+    regression: bool | None = None,
+    asked: bool = False,
+    away: float | None = None,
 ) -> Iterator[Observation]:
     """NRM011 and NRM012.
 
-    `regression` says whether the loss compares numbers, None where it is not known; `asked` whether the user chose it.
+    `regression` says whether the loss compares numbers, None where it is not known; `asked` whether the user chose it;
+    `away` how far the fresh model's answers are from the targets.
     """
     if targets is None:
         for code in ("NRM011", "NRM012"):
@@ -48,7 +54,7 @@ def examine_targets(
             yield Skip("NRM011", "the targets are class labels")
             return
     yield Judged("NRM011")
-    yield from _unscaled(targets)
+    yield from _unscaled(targets, away)
 
 
 def is_classes(targets: Targets) -> bool:
@@ -111,27 +117,29 @@ def _standardised_pair(values: tuple[float, ...]) -> str:
     return STANDARDISED
 
 
-def _unscaled(targets: Targets) -> Iterator[Finding]:
-    """NRM011: the distance that the output has to travel."""
+def _unscaled(targets: Targets, away: float | None) -> Iterator[Finding]:
+    """NRM011: the distance that the output has to travel, from where the model starts or from 0."""
     moments = targets.moments
     mean, sd, rms = float(moments.mean[0]), float(moments.sd[0]), float(moments.rms[0])
     if sd == 0 or moments.count[0] < 2:
         return
     small = sd < MIN_SD
-    if rms <= MAX_SCALE and not small:
+    reach = rms if away is None else min(rms, away)
+    if reach <= MAX_SCALE and not small:
         return
+    start = "a fresh model predicts about 0 and starts" if away is None else "this model starts"
     yield found(
         "NRM011",
         f"targets have mean {mean:.4g} and sd {sd:.4g}: "
         + (
-            f"a fresh model predicts about 0 and starts with a squared error of {rms**2:.3g}"
+            f"{start} {reach:.4g} away from them (root mean square)"
             if not small
             else f"a model that predicts their mean is already at a squared error of {sd**2:.2g}"
         ),
         evidence=Evidence(
-            sd if small else rms,
+            sd if small else reach,
             "",
-            _interval(targets, sd if small else rms, spread=small),
+            _interval(targets, sd if small else reach, spread=small),
             threshold=MIN_SD if small else MAX_SCALE,
             n={"targets": int(moments.count[0])},
             detail="sd" if small else "root mean square",
