@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from checks.init_symmetry_cases import ask, fill, first, mlp, noise, numbers, pair, said
-from nndiag.core.subject import Run, Training
+from nndiag.core.subject import Batch, Run, Training
 from nndiag.lab.symmetry.rounding import _judged
 
 
@@ -30,6 +30,15 @@ class Adaptive(nn.Module):
 @pytest.mark.parametrize("training", [Training(), Training(optimizer="sgd", lr=0.1)])
 def test_units_that_wake_later_than_others_of_their_group_are_no_twins(training):
     assert said(ask(Adaptive, training=training)) == []
+
+
+def test_a_few_units_whose_first_steps_of_adam_are_alike_are_not_stuck():
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(fill(nn.Linear(8, 64), 0.1), nn.ReLU(), nn.Linear(64, 1))  # the random head breaks the tie
+
+    x = torch.randn(128, 8, generator=torch.Generator().manual_seed(0))
+    assert said(ask(build, [Batch(x, x[:, :1] * x[:, 1:2])], training=Training(loss="mse"))) == []
 
 
 def test_a_frozen_bias_beside_identical_weights_is_read_where_it_is_kept():

@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.init_symmetry.groups import place
-from nndiag.core.findings import Evidence, Measurement, Skip
+from nndiag.core.findings import Evidence, Measurement, Severity, Skip
 from nndiag.core.rules import found
 from nndiag.core.words import counted
 
@@ -55,14 +55,21 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
     numel = sum(scene.bench.start[name].numel() for name in path.starved)
     first, following = _in_series(scene, path)
     if len(path.zero) > 1:
-        names = ", ".join(f'"{name}"' for name in path.zero[:4])
+        # the two that are in series first: a zero that ends a residual branch is one only because of them
+        pair = [name for name in (first, following) if name in path.zero]
+        names = ", ".join(f'"{name}"' for name in [*pair, *(name for name in path.zero if name not in pair)][:4])
         cause = f"{len(path.zero)} zero factors in series ({names})"
         why = "each factor's gradient is multiplied by the other one, which is zero, so neither ever moves"
         cure = "leave one of them random: a single zero factor wakes up after one step (LoRA: A random, B zero)"
     elif path.zero:
         cause = f'"{first}" is zero and what reads it passes no gradient at zero'
-        why = "torch's relu'(0) is 0: units that start at exactly zero output get no gradient and stay there"
+        why = "what reads it has slope 0 at zero, as torch's relu does: what starts at exactly zero there stays there"
         cure = "use nn.init.kaiming_normal_ or the default initialisation, or slope at 0 (LeakyReLU, GELU)"
+    elif _none_is_off(scene):
+        cause = "at these first values the output or the loss passes none back, and no activation before it is off"
+        why = "a ReLU or a clamp on the output or inside the loss is off for every input"
+        cure = "look at the outputs of the fresh model and at the slope of the loss there; another draw may do"
+        first, following = "", None
     else:
         cause = f'the activation behind "{first}" is off for every input'
         why = "where every unit of a layer is switched off, no gradient passes, and its biases can never rise again"
@@ -83,7 +90,14 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
         ),
         means=why,
         fix=cure + "; Keras: kernel_initializer='he_normal'",
+        severity=Severity.WARNING if not path.zero and _none_is_off(scene) else None,  # a draw that happened
     )
+
+
+def _none_is_off(scene: Scene) -> bool:
+    """Whether all activations were seen, and each is on for some unit and input: then none of them is the blockade."""
+    cuts = [site for site in scene.signals.of_role("activation") if site.units] if scene.signals else []
+    return bool(cuts) and all(site.dead < site.units for site in cuts)
 
 
 def _in_series(scene: Scene, path: DeadPath) -> tuple[str, str | None]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from nndiag.core.findings import Evidence, Judged, Measurement, Skip, Where
+from nndiag.core.findings import Evidence, Judged, Measurement, Severity, Skip, Where
 from nndiag.core.rules import found
 from nndiag.core.words import counted
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nndiag.lab.units.layers import UnitView
 
 ESCAPED = 0.01  # of the displacement, as symmetry_rounding has it
+DIFFER = "incoming weights identical, outgoing ones differ"
 CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
 
 
@@ -34,6 +36,7 @@ def examine(scene: Scene, no_long_run: str = "") -> Iterator[Observation]:
     judgement = scene.judgement
     if judgement is None:
         return
+    judgement.verdicts = [_settled(scene, item) for item in judgement.verdicts]
     sick = {id(item.twins): item for item in judgement.verdicts if item.kind in CODES}
     flow = scene.signals.flow if scene.signals else None
     for bundle in same_place([item.twins for item in sick.values()], lambda one, other: in_series(flow, one, other)):
@@ -56,10 +59,21 @@ def examine(scene: Scene, no_long_run: str = "") -> Iterator[Observation]:
     yield from _numbers(judgement.verdicts)
 
 
+def _settled(scene: Scene, verdict: Verdict) -> Verdict:
+    """A verdict; of units whose outgoing weights differ, and of which most have come apart, that they have.
+
+    Adam's first steps are signs times the rate: of many units that part, a few pairs have not parted by much yet.
+    """
+    rest = verdict.rest
+    if verdict.kind != "stuck" or rest is None or 2 * rest.width <= rest.view.units:
+        return verdict
+    if condition(scene, rest)[0] != DIFFER or condition(scene, verdict.twins)[0] != DIFFER:
+        return verdict
+    return replace(verdict, kind="outgoing weights", rest=None)
+
+
 def place(scene: Scene, name: str, following: str | None = None) -> Where:
     """The module's dotted name, class and the line that built it."""
-    from dataclasses import replace
-
     from nndiag.lab.watch.sites import locate
 
     try:
@@ -91,7 +105,7 @@ def condition(scene: Scene, twins: Twins) -> tuple[str, tuple[str, ...]]:
         return "incoming and outgoing weights identical", far.readers
     if kept:
         return f"incoming weights identical, outgoing ones for {kept} of {twins.size} units", far.readers
-    return "incoming weights identical, outgoing ones differ", far.readers
+    return DIFFER, far.readers
 
 
 def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
@@ -114,6 +128,8 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
         f"{scene.check.tolerance:g} of their displacement; {_named(scene.bench.dtype)}, dropout off{also}"
         f"{_longer(scene, first)}",
     )
+    if view.kind == "table":
+        return _rows(first, where, evidence)
     if first.kind == "dropout only":
         return found(
             "SYM204",
@@ -121,6 +137,16 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
             where=where,
             evidence=evidence,
             means="random masks break the tie, the loss does not: the units part slowly and start as one",
+            fix=_cure(first),
+        )
+    if words == DIFFER:
+        return found(
+            "SYM201",
+            f'{rest.size} of {view.units} units in "{view.label}" move alike: {_size(first)}',
+            where=where,
+            evidence=evidence,
+            means="outgoing weights that differ scale the gradients of these units, and an optimizer that divides by "
+            f"their size, as Adam does, takes that away; the layer is {rest.width} wide with it, plain SGD parts them",
             fix=_cure(first),
         )
     return found(
@@ -131,6 +157,21 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
         means="equal incoming weights, biases and outgoing weights get equal gradients, so every optimizer that treats "
         f"weights alike keeps them equal for ever; the layer can never be wider than {rest.width}",
         fix=_cure(first),
+    )
+
+
+def _rows(verdict: Verdict, where: Where, evidence: Evidence) -> Finding:
+    """Learned queries, latents or tokens that are one: a warning, because loaded weights may take their place."""
+    return found(
+        CODES[verdict.kind],
+        f'all {verdict.view.units} rows of "{verdict.view.label}" start equal and move alike: {_size(verdict)}',
+        where=where,
+        evidence=evidence,
+        means="what reads these rows treats them alike, no position or target tells them apart: they stay one row",
+        fix="draw them: nn.init.normal_(rows, std=0.02)"
+        + (f" (the same {counted(verdict.steps, 'step')} give {verdict.healed} distinct)" if verdict.healed else "")
+        + "; Keras: initializer='random_normal'",
+        severity=Severity.WARNING,
     )
 
 
