@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nndiag.lab.dropout.closed import activation_of, scattered, sums_at
+from nndiag.lab.dropout.closed import activation_of, in_rows, scattered, sums_at
 from nndiag.lab.dropout.expect import expected
 from nndiag.lab.dropout.graph import Step
 
@@ -121,3 +121,10 @@ def test_a_sample_of_sums_meets_every_unit_alike_whatever_their_number(units):
     assert int(some.max()) < 512 * units
     assert float(per_unit.max()) <= max(4.0, 1.5 * 2000 / units)
     assert scattered(units, 2000).tolist() == list(range(units))
+
+
+def test_channel_dropout_on_channels_last_takes_whole_rows_of_what_a_linear_map_reads():
+    x = torch.arange(2 * 5 * 5.0).reshape(2, 5, 5)
+    assert in_rows(x, x)
+    assert not in_rows(x, x.transpose(1, 2).contiguous())
+    assert not in_rows(x[0], x[0])

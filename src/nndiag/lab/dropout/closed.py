@@ -59,6 +59,11 @@ def _all_but_units(sums: Tensor) -> tuple[int, ...]:
     return (0,) if sums.dim() == 2 else tuple(axis for axis in range(sums.dim()) if axis != 1)
 
 
+def in_rows(fed: Tensor | None, x: Tensor) -> bool:
+    """Whether a linear map reads channel dropout along a later axis: (N, T, C) handed to Dropout1d loses rows."""
+    return fed is not None and fed.dim() > 2 and fed.shape == x.shape and torch.equal(fed[0].to(x.dtype), x[0])
+
+
 def scattered(n: int, wanted: int, device: torch.device | str = "cpu") -> Tensor:
     """Some of the indices below n, evenly spread and free of any period: a fixed step would meet the same units again.
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nndiag.lab.dropout.closed import Sums, activation_of, module_activation, scattered, sums_at
+from nndiag.lab.dropout.closed import Sums, activation_of, in_rows, module_activation, scattered, sums_at
 from nndiag.lab.dropout.gates import Gate, gate_reader
 from nndiag.lab.dropout.graph import Film, Key, Span, Step, slot_of
-from nndiag.lab.dropout.ops import ALPHA, CHANNEL, FUSED, RECURRENT
+from nndiag.lab.dropout.ops import ALPHA, CHANNEL, FUSED, RECURRENT, ROW
 from nndiag.lab.dropout.script import Script, Watch
 from nndiag.lab.forward import tensors_in
 from nndiag.science.activation_moments import Activation
@@ -188,12 +188,12 @@ class SiteLab:
             unit, width = site.seen.dial.unit, 0
 
             def take_apart(tensor: Tensor, args: Any, kwargs: Any) -> None:
-                channels = (
-                    gauge.fed.shape[1] if unit == CHANNEL and gauge.fed is not None and gauge.fed.dim() > 1 else width
-                )
-                if step.op.startswith("conv"):
+                fed, conv = gauge.fed, step.op.startswith("conv")
+                channels = fed.shape[1] if unit == CHANNEL and fed is not None and fed.dim() > 1 else width
+                if conv:
                     gauge.kernel = tuple((args[1] if len(args) > 1 else kwargs["weight"]).shape[2:])
-                gauge.sums = sums_at(step, tensor, args, kwargs, unit=unit, channels=channels)
+                over = ROW if unit == CHANNEL and not conv and in_rows(fed, tensor) else unit
+                gauge.sums = sums_at(step, tensor, args, kwargs, unit=over, channels=channels)
 
             add(watch, step.key, Watch(slot_of(step, site.affine.tensor), take_apart))
         if site.affine.kind == "recurrent" and step is not None:
