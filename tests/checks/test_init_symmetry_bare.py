@@ -104,3 +104,24 @@ def test_layers_in_series_are_two_findings_and_both_are_marked():
     assert said(report) == [("SYM201", "net.0"), ("SYM201", "net.2")]
     (table,) = (item for item in report.tables if item.main)
     assert [row[-1] for row in table.rows] == ["error", "error", "ok"]
+
+
+class Latents(nn.Module):
+    """Learned queries that attend to the input and are averaged, or answer one by one."""
+
+    def __init__(self, pooled):
+        super().__init__()
+        self.latents = nn.Parameter(torch.zeros(1, 10, 20))
+        self.read, self.head, self.pooled = nn.Linear(20, 20), nn.Linear(20, 10 if pooled else 1), pooled
+
+    def forward(self, x):
+        keys = self.read(x)[:, None]
+        found = self.head((self.latents + keys).tanh())
+        return found.mean(1) if self.pooled else found.squeeze(-1)
+
+
+@pytest.mark.parametrize(("pooled", "expected"), [(True, [("SYM201", "latents")]), (False, [])])
+def test_learned_queries_that_nothing_tells_apart_are_noted(pooled, expected):
+    report = ask(lambda: Latents(pooled), steps=5)
+    assert said(report) == expected
+    assert {item.severity.word for item in report.findings} <= {"note"}

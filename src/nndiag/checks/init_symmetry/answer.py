@@ -40,7 +40,9 @@ def answer(scene: Scene) -> str:
     verdicts, within = scene.judgement.verdicts, counted(scene.judgement.trial.steps, "step")
     traps = _traps(scene, verdicts, within)
     codes = dict.fromkeys(item.rule.code for item in scene.findings)
-    parts = [*traps, *(BESIDE[code] for code in codes if code in BESIDE)]
+    rows = [item.view for item in verdicts if item.view.kind == "table"]
+    loose = [f'the {view.units} rows of "{view.label}" stay equal' for view in rows]
+    parts = [*traps, *loose, *(BESIDE[code] for code in codes if code in BESIDE)]
     if parts:
         lead = "Trapped: " if traps else "Nothing is trapped, but: "
         dead = any(item.rule.code == "SYM202" for item in scene.findings)
@@ -62,6 +64,7 @@ def _traps(scene: Scene, verdicts: Sequence[Verdict], within: str) -> list[str]:
     """What never comes apart, or only by chance."""
     assert scene.judgement is not None
     parts = []
+    verdicts = [item for item in verdicts if item.view.kind != "table"]
     if stuck := [item for item in verdicts if item.kind == "stuck"]:
         worst = max(stuck, key=lambda item: item.view.units - item.width_after)
         holds = f"{counted(len(stuck), 'layer')} {agreed(len(stuck), 'holds', 'hold')} units that never come apart"

@@ -161,7 +161,7 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
 
 
 def _rows(verdict: Verdict, where: Where, evidence: Evidence) -> Finding:
-    """Learned queries, latents or tokens that are one: a warning, because loaded weights may take their place."""
+    """Learned queries, latents or tokens that are one: a note, because a checkpoint often takes their place."""
     return found(
         CODES[verdict.kind],
         f'all {verdict.view.units} rows of "{verdict.view.label}" start equal and move alike: {_size(verdict)}',
@@ -171,7 +171,7 @@ def _rows(verdict: Verdict, where: Where, evidence: Evidence) -> Finding:
         fix="draw them: nn.init.normal_(rows, std=0.02)"
         + (f" (the same {counted(verdict.steps, 'step')} give {verdict.healed} distinct)" if verdict.healed else "")
         + "; Keras: initializer='random_normal'",
-        severity=Severity.WARNING,
+        severity=Severity.NOTE,
     )
 
 

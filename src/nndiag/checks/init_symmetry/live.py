@@ -47,6 +47,7 @@ class Scene:
     findings: list[Finding] = field(default_factory=list)
     judged: dict[int, str] = field(default_factory=dict)  # id of a view -> level of the finding that speaks of it
     outcome: Outcome | None = None
+    tables: tuple[UnitView, ...] = ()  # rows that no layer multiplies with
     unseen: tuple[str, ...] = ()  # matrices whose use was not followed: their units are not known
 
     @property
@@ -91,7 +92,8 @@ def examine_model(check: InitSymmetry, subject: Subject) -> Iterator[Observation
     yield Fact("data", data.name if data else "none", f"data {data.name}" if data else "no data")
     yield Fact("precision", str(bench.dtype).removeprefix("torch."), "")
     unseen = tuple(name for name in looked.unseen if check.wants_layer(name))
-    scene = Scene(check, subject, bench, views, rows, unseen=unseen)
+    loose = tuple(view for view in looked.tables if check.wants_layer(view.module))
+    scene = Scene(check, subject, bench, views, rows, tables=loose, unseen=unseen)
     yield from _nonfinite(scene)
     yield Step("forward and backward", 0.1)
     yield from _signals(scene)
@@ -166,6 +168,7 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
         scene.judgement = judge(
             scene.bench,
             scene.views,
+            tables=scene.tables,
             tolerance=scene.check.tolerance,
             own=long.bench,
             steps=long.steps,

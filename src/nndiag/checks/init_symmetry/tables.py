@@ -40,7 +40,7 @@ def _layers(scene: Scene) -> Iterator[Observation]:
         flagged = {**dict.fromkeys(starved, "error"), **flagged}
     rows: list[list[Scalar]] = []
     quiet: list[list[Scalar]] = []
-    for view in scene.views:
+    for view in (*scene.views, *(view for view in scene.tables if id(view) in verdicts)):
         verdict = verdicts.get(id(view))
         status = scene.judged.get(id(view)) or flagged.get(place_of(view), "ok" if judgement else "skipped")
         if verdict is None:

@@ -55,6 +55,7 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
     bench: Bench,
     views: Sequence[UnitView],
     *,
+    tables: Sequence[UnitView] = (),
     tolerance: float,
     own: Callable[[], Bench | None] = lambda: None,
     steps: int = ROUNDING_STEPS,
@@ -66,6 +67,8 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
     Args:
         bench: The private copy, float64 where possible.
         views: The layers.
+        tables: What is no layer's weight; spoken of where all its rows start equal and stay so, positions, labels and
+            inputs whatever they are.
         tolerance: Relative distance of displacements below which two units are one.
         own: Makes a copy in the model's own precision for the long run, unless there is no time for it.
         steps: Length of the long run.
@@ -81,7 +84,8 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
     for mirror in (item for item in pairs if item is not None):
         locked = still_mirrored(mirror, trial, tolerance)
         (result.mirrors if locked else result.loosened).append(locked or mirror)
-    groups = [
+    groups = [found for view in tables if (found := _one_row(view, bench, trial, tolerance))]
+    groups += [
         found for view in views if _learns(view, trial) and (found := twins_of(view, bench.start, tolerance, trial))
     ]
     rest = {id(item): still_together(item, trial, tolerance) for item in groups}
@@ -97,6 +101,8 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
     otherwise = Counterfactuals(bench, trial, tolerance, tuple(head))
     for item in groups:
         left = rest[id(item)]
+        if item.view.kind == "table" and (left is None or left.width > 1):
+            continue
         if left is None:
             result.verdicts.append(otherwise.verdict(item))
             continue
@@ -108,6 +114,14 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
         result.verdicts = rounding(rough, bench, result.verdicts, steps, most)
     result.verdicts = healed(bench, result.verdicts, trial.steps, tolerance, head)
     return result
+
+
+def _one_row(view: UnitView, bench: Bench, trial: Trial, tolerance: float) -> Twins | None:
+    """All the rows of a table, where they start equal: of some of them the data may be why (equal padding, say)."""
+    if not _learns(view, trial):
+        return None
+    twins = twins_of(view, bench.start, tolerance)
+    return twins if twins is not None and twins.width == 1 else None
 
 
 def _learns(view: UnitView, trial: Trial) -> bool:

@@ -10,13 +10,16 @@ from torch import nn
 
 from nndiag.core.errors import NndiagError
 from nndiag.lab.forward import call, take
-from nndiag.lab.units.layers import unit_views
+from nndiag.lab.units.layers import UnitView, unit_views
 from nndiag.lab.units.use import Uses, uses_of
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from nndiag.core.subject import Batch
     from nndiag.lab.bench import Bench
-    from nndiag.lab.units.layers import UnitView
+
+WIDE = 4  # entries of a row
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Looked:
 
     views: tuple[UnitView, ...]
     unseen: tuple[str, ...]  # trained matrices that no followed operation took: their units are not known
+    tables: tuple[UnitView, ...] = ()  # the rows of what is no layer's weight: learned queries, latents, slots
 
 
 def views_of(bench: Bench) -> Looked:
@@ -46,7 +50,31 @@ def views_of(bench: Bench) -> Looked:
         and name.rpartition(".")[0] not in owners
         and uses.get(name) is None
     )
-    return Looked(views, unseen)
+    layers = {name for view in views for name in view.weights} - uses.other
+    loose = [name for name, item in bench.parameters.items() if name not in layers and _has_rows(item)]
+    tables = [_table(name, bench.parameters[name]) for name in loose if name in uses.other or name in unseen]
+    return Looked(views, unseen, tuple(tables))
+
+
+def _has_rows(item: Tensor) -> bool:
+    """Whether a tensor is several rows, each wide enough not to move like another one by chance."""
+    wide = [size for size in item.shape if size > 1]
+    return len(wide) >= 2 and wide[-1] >= WIDE
+
+
+def _table(name: str, item: Tensor) -> UnitView:
+    """The rows of a tensor along its last axis."""
+    width = [size for size in item.shape if size > 1][-1]
+    return UnitView(
+        module=name.removesuffix(".weight"),
+        cls="",
+        part="",
+        kind="table",
+        weights=(name,),
+        biases=(),
+        units=item.numel() // width,
+        read=lambda tensors: tensors[name].reshape(-1, width),
+    )
 
 
 def few_rows(batch: Batch) -> Batch:
