@@ -62,12 +62,16 @@ def surroundings(case: Case) -> Iterator[Observation]:
 
 
 def _feeder(site: Site) -> str:
-    return "its own weights" if site.fused and site.feeder != "input" else site.feeder or "unknown"
+    from nndiag.lab.dropout.ops import RECURRENT
+
+    if site.fused:
+        return "the layer below" if site.seen.variant in RECURRENT else "attention weights"
+    return SHORT.get(site.feeder, site.feeder) or "unknown"
 
 
 def _reader(case: Case, site: Site) -> str:
     if site.fused:
-        return "itself"
+        return "the call itself"
     end = site.affine if site.affine.kind == "affine" else site.anchor
     name = short(case.map.end_name(end))
     then = _activation(site)

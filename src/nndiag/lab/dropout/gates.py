@@ -62,7 +62,7 @@ def gates_at(step: Step, x: Tensor, args: Any, *, p: float, unit: str) -> tuple[
     if unit not in {ELEMENT, LOCKED}:
         return f"one mask element drops a whole {unit}"
     if step.op not in _GATES or not at or p >= 1:
-        return "cells in a loop: the states they meet are not kept" if p < 1 else "p = 1 passes nothing on"
+        return "cells called one at a time: the states they meet are not kept" if p < 1 else "p = 1 passes nothing on"
     hidden, weights, biases, layers, _, _, both, *first = args[at - 4 :]
     if not first or x.dim() != 3:
         return "a packed sequence: which state meets which input is not kept"

@@ -178,7 +178,9 @@ class Map:
             step = self.makers.get(number)
             if step is None:
                 return "parameter"
-            if step.role not in {"shape", "pool"} and step.index not in self.site_at:
+            seen = self.site_at.get(step.index)
+            thins = seen is not None and seen.variant not in FUSED | RECURRENT
+            if step.role not in {"shape", "pool"} and not thins:
                 return step.op
             number = self._dropped(step)
         return ""
