@@ -193,8 +193,8 @@ def seen_by_first(bench: Bench, view: View) -> View:
     profiler = Profiler(first.axis if 0 < first.axis < values.ndim else None)
     profiler.add(values)
     profile = profiler.result()
-    if profile is None:
-        return view
+    if profile is None or not (profile.moments.sd > 0).any():
+        return view  # nothing is left of the data where it reads: what was fed is to be judged
     name = f"'{first.name}'" if first.name else first.where.cls or "the first layer"
     return View(profile, f"the values that {name} reads", (), first.normaliser or "arithmetic in the model")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from nndiag.checks.normalization.bench import can_standardise, standardiser
 from nndiag.checks.normalization.cure import cure_for
 from nndiag.checks.normalization.exchange import examine_exchange
-from nndiag.checks.normalization.fed import rate_of
+from nndiag.checks.normalization.fed import holds_normaliser, rate_of
 from nndiag.checks.normalization.initial import constant_loss, loaded
 from nndiag.checks.normalization.trial import Trial, changed, even, ratio_interval, trial
 from nndiag.core.findings import Evidence, Fact, Judged, Measurement, Series, Severity, Skip, Step
@@ -171,7 +171,11 @@ def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
     yield Measurement("best_loss_standardised", best_other.reached, "of the prior loss", f"lr {best_other.lr:g}")
     level, pair = _level(raw, std, given=given)
     if level is None:
-        yield Fact("normalising", "no difference", "normalising changes nothing measurable for this model")
+        if best.broken and not holds_normaliser(bench):  # where nothing learns, nothing is shown
+            said = f"in {own.curve.steps} steps neither raw nor standardised inputs were learned from"
+            yield Fact("normalising", "not told", f"{said}: what normalising changes is not told")
+        else:
+            yield Fact("normalising", "no difference", "normalising changes nothing measurable for this model")
         return
     causes = [alarms[code] for code in sorted(alarms.keys() & CAUSES)]
     level = level if causes else Severity.NOTE
