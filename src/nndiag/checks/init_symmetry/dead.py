@@ -61,6 +61,10 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
         cause = f"{len(path.zero)} zero factors in series ({names})"
         why = "each factor's gradient is multiplied by the other one, which is zero, so neither ever moves"
         cure = "leave one of them random: a single zero factor wakes up after one step (LoRA: A random, B zero)"
+    elif path.zero and not _cuts(scene):
+        cause = f'"{first}" is zero, and what it feeds sends nothing back'
+        why = "what it feeds cancels or is multiplied by zero, at every step, so it never moves"
+        cure = "use nn.init.kaiming_normal_ or the default initialisation"
     elif path.zero:
         cause = f'"{first}" is zero and what reads it passes no gradient at zero'
         why = "what reads it has slope 0 at zero, as torch's relu does: what starts at exactly zero there stays there"
@@ -98,6 +102,11 @@ def _none_is_off(scene: Scene) -> bool:
     """Whether all activations were seen, and each is on for some unit and input: then none of them is the blockade."""
     cuts = [site for site in scene.signals.of_role("activation") if site.units] if scene.signals else []
     return bool(cuts) and all(site.dead < site.units for site in cuts)
+
+
+def _cuts(scene: Scene) -> bool:
+    """Whether an activation ran whose slope at zero is zero; yes where that was not seen."""
+    return scene.signals is None or any(site.units for site in scene.signals.of_role("activation"))
 
 
 def _in_series(scene: Scene, path: DeadPath) -> tuple[str, str | None]:
