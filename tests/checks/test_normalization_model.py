@@ -120,6 +120,24 @@ def test_unscaled_targets_are_standardised_with_the_inputs():
     assert "(and targets)" in the(report, "NRM201").message
 
 
+class Bumps(nn.Module):
+    """Radial basis functions: inputs of a thousand are far from every centre."""
+
+    def __init__(self):
+        super().__init__()
+        self.centres, self.head = nn.Parameter(torch.randn(20, 8)), nn.Linear(20, 2)
+
+    def forward(self, x):
+        return self.head(torch.exp(-(torch.cdist(x, self.centres) ** 2 / 16)))
+
+
+@pytest.mark.parametrize(("scale", "loud"), [(1.0, False), (1000.0, True)])
+def test_data_that_nothing_is_left_of_at_the_first_weights(scale, loud):
+    x = np.random.default_rng(0).normal(size=(128, 8)).astype(np.float32)
+    report = look(x * scale, (x[:, 0] > 0).astype(int), model=Bumps, optimizer="adam", lr=0.01, steps=20)
+    assert ("NRM001" in codes(report)) == loud
+
+
 @pytest.mark.parametrize(("offset", "away"), [(0.0, True), (128.0, False)], ids=["from 0", "adds the mean"])
 def test_the_distance_to_the_targets_is_that_of_the_models_own_start(offset, away):
     class Adding(nn.Linear):
