@@ -27,6 +27,35 @@ class Adaptive(nn.Module):
         return self.out(h + gate * self.branch(self.norm(h) * (1 + scale) + shift))
 
 
+class Streams(nn.Module):
+    """Residual streams mixed by weights that start at zero (hyper-connections): the last mix is only added up."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.branch, self.out = nn.Linear(20, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.mix = nn.Parameter(torch.zeros(16, 4))
+
+    def forward(self, x):
+        h = self.enter(x).relu()
+        mixed = torch.einsum("bs,bd->bsd", 0.25 + torch.tanh(h @ self.mix), h)
+        return self.out(mixed.sum(1) + self.branch(h))
+
+
+def test_streams_that_start_at_zero_and_are_added_up_are_no_error():
+    found = ask(Streams).findings
+    assert [(item.rule.code, item.severity.word) for item in found] == [("SYM201", "warning")]
+
+
+def test_a_buffer_that_the_forward_makes_itself_is_left_to_it():
+    class Slopes(nn.Sequential):
+        def forward(self, x):
+            if not hasattr(self, "cached"):
+                self.register_buffer("cached", torch.linspace(0, 1, x.shape[-1]), persistent=False)
+            return super().forward(x + self.cached)
+
+    assert said(ask(lambda: Slopes(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 10)))) == []
+
+
 @pytest.mark.parametrize("training", [Training(), Training(optimizer="sgd", lr=0.1)])
 def test_units_that_wake_later_than_others_of_their_group_are_no_twins(training):
     assert said(ask(Adaptive, training=training)) == []
@@ -39,6 +68,15 @@ def test_a_few_units_whose_first_steps_of_adam_are_alike_are_not_stuck():
 
     x = torch.randn(128, 8, generator=torch.Generator().manual_seed(0))
     assert said(ask(build, [Batch(x, x[:, :1] * x[:, 1:2])], training=Training(loss="mse"))) == []
+
+
+def test_spectral_norm_iterates_as_it_does_in_training():
+    def build():
+        torch.manual_seed(0)
+        dense = [nn.utils.spectral_norm(nn.Linear(20 if not i else 64, 64)) for i in range(4)]
+        return nn.Sequential(*[part for one in dense for part in (one, nn.LeakyReLU(0.1))], nn.Linear(64, 10))
+
+    assert said(ask(build)) == []  # divided by the u'Wv of random u and v the weights were hundreds of times as large
 
 
 def test_a_frozen_bias_beside_identical_weights_is_read_where_it_is_kept():

@@ -150,7 +150,9 @@ class Bench:
         """Put weights and buffers back to the start."""
         with torch.no_grad():
             for name, item in state_of(self.model).items():
-                item.copy_(self.start[name])
+                kept = self.start.get(name)
+                if kept is not None and kept.shape == item.shape:  # a buffer may be a cache that the forward made
+                    item.copy_(kept)
         for item in self.model.parameters():
             item.grad = None
 
@@ -266,6 +268,8 @@ def set_mode(model: nn.Module, frozen: frozenset[str], *, dropout: bool, quiet_m
         if isinstance(module, nn.RNNBase) and not dropout:
             module.training = True  # cuDNN differentiates recurrent layers in training mode only
             module.dropout = 0.0
+        if any(hasattr(module, f"{own.removesuffix('_orig')}_u") for own, _ in module.named_parameters(recurse=False)):
+            module.training = True  # nn.utils.spectral_norm iterates in training mode only: its first u is noise
 
 
 def one_line(error: Exception) -> str:

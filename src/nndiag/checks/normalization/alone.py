@@ -227,7 +227,8 @@ def _mixed(view: View, features: Any, drawn: Callable[[], Resampled]) -> Finding
     odd = features[(sd / low_median >= MAX_RATIO) if big else (high_median / sd >= MAX_RATIO_BELOW)]
     top, bottom = features[int(np.argmax(sd))], features[int(np.argmin(sd))]
     value = float(high if big else low)
-    named = odd[0] if len(odd) == 1 else (top if big else bottom)
+    one = len(odd) == 1
+    named = odd[0] if one else (top if big else bottom)
 
     def apart(_mean: Array, sd: Array) -> Array:
         typical = np.median(sd[:, features], axis=1)
@@ -237,7 +238,11 @@ def _mixed(view: View, features: Any, drawn: Callable[[], Resampled]) -> Finding
         "NRM003",
         f"features are on very different scales: {view.column(int(top))} has sd {sd.max():.4g}, "
         f"{view.column(int(bottom))} {sd.min():.4g}; {view.listed(odd)} "
-        + (f"exceeds the typical sd {times(value)}x" if big else f"is {times(value)}x below the typical sd"),
+        + (
+            f"{'exceeds' if one else 'exceed'} the typical sd {times(value)}x"
+            if big
+            else f"{'is' if one else 'are'} {times(value)}x below the typical sd"
+        ),
         where=Where(module=view.column(int(named))),
         evidence=Evidence(
             value,
