@@ -123,6 +123,8 @@ def finish(request: Request, work: Callable[[], Sequence[Report]]) -> None:
         for form, path in request.outputs:
             write_atomically(path, render(reports, form, replace(request.look, color=False)))
         write_all(real, render(reports, request.shared.format, request.look))
+    if request.shared.format == "concise":  # one line a finding has no place for it
+        say(*(f"{report.command}: nothing to judge: {report.empty}" for report in reports if report.empty))
     if request.shared.write_baseline:
         raise typer.Exit(0)
     raise typer.Exit(worst_exit([report.exit_code for report in reports]))

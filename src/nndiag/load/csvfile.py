@@ -6,6 +6,7 @@ import csv
 import re
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nndiag.core.errors import NndiagError, NothingApplicableError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 SAMPLE = 100  # lines that decide about header and columns
 MISSING = frozenset({"", "na", "n/a", "null", "none"})
+BINARY = frozenset({".npz", ".npy", ".parquet", ".safetensors", ".pt", ".pth"})  # names that no text file bears
 _NUMBER = re.compile(r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$|^[+-]?(nan|inf|infinity)$", re.IGNORECASE)
 
 
@@ -50,6 +52,12 @@ def sniff_csv(opened: Opened) -> tuple[CsvLayout, int | None]:
         NothingApplicableError: There are no rows.
         NndiagError: A line holds another number of cells than the first.
     """
+    suffix = Path(opened.path).suffix.lower()
+    if suffix in BINARY:
+        raise NndiagError(
+            f"{opened.shown} is text, not a {suffix} file",
+            hint="was it written completely, or is it a page that says why?",
+        )
     lines = [line.rstrip("\r\n") for line in islice(text_lines(opened), SAMPLE)]
     first = next((i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")), None)
     if first is None:

@@ -135,6 +135,8 @@ def _rows(thing: Any, size: int) -> Iterator[Any]:
         if isinstance(item, tuple | list):
             return tuple(cut(value, start) for value in item)
         piece = item[start : start + size]
+        if min(getattr(piece, "strides", ()) or (0,), default=0) < 0:  # x[:, ::-1]: torch has no such view
+            piece = piece.copy()
         return piece if isinstance(piece, torch.Tensor) else torch.as_tensor(piece)
 
     for start in range(0, _length(thing), size):
