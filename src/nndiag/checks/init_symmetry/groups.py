@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nndiag.lab.units.layers import UnitView
 
 ESCAPED = 0.01  # of the displacement, as symmetry_rounding has it
+UNKNOWN = "incoming weights identical, outgoing ones not known"
 DIFFER = "incoming weights identical, outgoing ones differ"
 CODES = {"stuck": "SYM201", "rounding only": "SYM203", "dropout only": "SYM204"}
 
@@ -99,7 +100,7 @@ def condition(scene: Scene, twins: Twins) -> tuple[str, tuple[str, ...]]:
     if far.answer:
         return "incoming weights identical; the units are the model's output", far.readers
     if labels is None:
-        return "incoming weights identical, outgoing ones not known", far.readers
+        return UNKNOWN, far.readers
     kept = sum(group.size for group in refine(twins.groups, labels))
     if kept == twins.size:
         return "incoming and outgoing weights identical", far.readers
@@ -130,6 +131,7 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
     )
     if view.kind == "table":
         return _rows(first, where, evidence)
+    meant = words == UNKNOWN and _starts_at_zero(scene, first.twins)
     if first.kind == "dropout only":
         return found(
             "SYM204",
@@ -138,6 +140,7 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
             evidence=evidence,
             means="random masks break the tie, the loss does not: the units part slowly and start as one",
             fix=_cure(first),
+            severity=Severity.NOTE if meant else None,
         )
     if words == DIFFER:
         return found(
@@ -157,7 +160,16 @@ def _finding(scene: Scene, verdicts: list[Verdict]) -> Finding:
         means="equal incoming weights, biases and outgoing weights get equal gradients, so every optimizer that treats "
         f"weights alike keeps them equal for ever; the layer can never be wider than {rest.width}",
         fix=_cure(first),
+        severity=Severity.WARNING if meant else None,
     )
+
+
+def _starts_at_zero(scene: Scene, twins: Twins) -> bool:
+    """Whether a layer starts as no change at all and learns: gates and streams do so on purpose.
+
+    What reads the units then treats them alike by design (streams that are added up), or its own weights are named.
+    """
+    return not any(scene.bench.start[name].any() for name in twins.view.weights)
 
 
 def _rows(verdict: Verdict, where: Where, evidence: Evidence) -> Finding:
