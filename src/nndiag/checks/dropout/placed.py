@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Observation
     from nndiag.lab.dropout.sites import Site
 
-HIGH = 0.7  # at and above this p is read as a keep probability
+HIGH = 0.7  # at and above this p may be a keep probability
+LIKELY = 0.8  # from here on it hardly is anything else; published nets drop 0.7 (the side heads of GoogLeNet)
 LITTLE = 0.05  # rates below it are not worth a word
 _NOT_SELU = frozenset(
     {
@@ -90,6 +91,7 @@ def _high_rate(case: Case, site: Site, others: str) -> Iterator[Observation]:
         means="nothing passes in training" if all_gone else "papers and old TensorFlow give the probability to keep",
         fix=f"if {site.p:.3g} was meant as the share to keep, write p = {1 - site.p:.3g} "
         f"(Keras: rate={1 - site.p:.3g})",
+        severity=Severity.NOTE if site.p < LIKELY else None,
     )
 
 
