@@ -159,6 +159,36 @@ def test_images_of_other_sizes_are_compared_by_channel():
     assert codes(report) & PAIR == {"NRM006"}
 
 
+CURVED = {
+    "log1p": (np.log1p, lambda y: y, "training takes log1p"),
+    "decibels": (lambda x: 10 * np.log10(x), lambda y: y, "training is in decibels"),
+    "filler": (lambda x: x, lambda y: np.where(np.arange(len(y))[:, None] % 12 == 0, -999, y), "hold -999"),
+    "honest": (np.log1p, np.log1p, ""),
+    "drift": (lambda x: x, lambda y: 1.4 * y, ""),
+}
+
+
+@pytest.mark.parametrize("case", CURVED)
+def test_what_no_affine_map_explains_is_named_where_it_has_a_name(case):
+    first, second, words = CURVED[case]
+    x, y = (np.random.default_rng(seed).lognormal(np.arange(4) / 2, 0.8, (600, 4)) for seed in (1, 2))
+    for rows in (y, x):
+        report = look(first(x).astype(np.float32), serve=second(rows).astype(np.float32))
+        assert words in the(report, "NRM006").message if words else "NRM006" not in codes(report) or rows is x
+
+
+@pytest.mark.parametrize("few", [False, True], ids=["heavy tails", "five rows"])
+def test_one_wild_value_or_a_handful_of_rows_is_no_other_preparation(few):
+    rng = np.random.default_rng(0)
+    draw = rng.standard_normal if few else rng.standard_cauchy
+    assert not any(codes(look(draw((900, 6)), serve=draw((5 if few else 800, 6)))) & PAIR for _ in range(2))
+
+
+def test_rows_in_another_order_are_the_same_rows():
+    x = StandardScaler().fit_transform(np.random.default_rng(0).normal(size=(300, 6)))
+    assert not codes(look(x, serve=x[::-1])) & PAIR
+
+
 def test_few_rows_say_nothing_about_drift():
     rng = np.random.default_rng(0)
     report = look(rng.normal(size=(100, 3)), serve=rng.normal(size=(5, 3)))

@@ -24,6 +24,7 @@ from nndiag.science.preprocessing_names import (
     in_context,
     pairs,
     part,
+    possible,
     standardised,
     summarise,
     swap_name,
@@ -156,7 +157,8 @@ def unpaired(train: Array, serve: Array, *, images: bool) -> Change | None:
     if kin.same and not kin.natural and standardised(before):
         return unchanged  # the very grid that training's preparation left: what moved are the data
     again = kin.other and kin.twice and not kin.natural
-    candidates = [] if again else [*_simple(channels), *(pairs(channels, before) if published else ())]
+    simple = (one for one in _simple(channels) if possible(one, before))
+    candidates = [] if again else [*simple, *(pairs(channels, before, recognise(_pixels(train))) if published else ())]
     fitting = [one for one in candidates if fits(one, before, after, (0.1, 0.1))]
     if not fitting:
         guess = estimated(before, after)

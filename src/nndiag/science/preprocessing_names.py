@@ -110,10 +110,10 @@ def _title(train: Normaliser, serve: Normaliser) -> str:
     return f"serving has {serve.name}, training has {train.name}"
 
 
-def pairs(channels: int, train: Summary) -> Iterator[Change]:
-    """Yield every named change whose training side could have made these training values."""
+def pairs(channels: int, train: Summary, sure: Normaliser | None = None) -> Iterator[Change]:
+    """Yield every named change whose training side could have made these training values (`sure`: which one did)."""
     known = normalisers(channels)
-    for first in known:
+    for first in known if sure is None else (sure,):
         low, high = first.invert(train.low, channels), first.invert(train.high, channels)
         if (low < -0.02).any() or (high > 1.02).any() or (high - low).max() < 0.05:
             continue
@@ -149,6 +149,19 @@ def in_context(name: str, train: Summary) -> str:
     if name == MISSING and train.high.max() <= 1.5 / LEVELS:
         return "training divides by 255 twice, serving once"
     return name
+
+
+def possible(change: Change, train: Summary) -> bool:
+    """Whether training has the range that a map onto [-1, 1], or back from it, starts from."""
+    ranges = {
+        (2.0, -1.0): (0.0, 1.0),
+        (0.5, 0.5): (-1.0, 1.0),
+        (1 / 127.5, -1.0): (0.0, 255.0),
+        (127.5, 127.5): (-1.0, 1.0),
+    }
+    low, high = ranges.get((float(change.slope[0]), float(change.offset[0])), (-np.inf, np.inf))
+    slack = 0.01 * (high - low) if np.isfinite(high - low) else 0.0
+    return bool(train.low.min() >= low - slack and train.high.max() <= high + slack)
 
 
 COMMON: Sequence[tuple[float, float, str]] = (

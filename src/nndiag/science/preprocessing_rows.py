@@ -38,3 +38,13 @@ def position_structure(rows: Array) -> float:
     means = x.mean(axis=0)  # (channels, inner)
     noise = x.var(axis=0).mean() / len(x)
     return float(means.var(axis=1).mean() / noise) if noise > 0 else 0.0
+
+
+def one_image_added(train: Array, serve: Array) -> bool:
+    """Whether serving rows are the training rows plus one image that is the same for all and differs by position."""
+    if train.shape != serve.shape or len(train) < 3 or train.shape[2] < 4:
+        return False
+    gap = np.asarray(serve, dtype=np.float64) - train
+    image = gap.mean(axis=0)
+    grain = 1e-4 * max(float(np.std(train)), 1e-30)
+    return bool((np.abs(gap - image) <= grain).all() and (np.ptp(image, axis=1) > 500 * grain).any())

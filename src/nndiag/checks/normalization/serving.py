@@ -97,7 +97,6 @@ def _must_match(train: Seen, serve: Seen) -> None:
 
 def _transform(train: Seen, serve: Seen, view: View, x: Array, y: Array) -> tuple[Finding | None, Change | None]:
     """The one finding about how the inputs are prepared, and the change behind it."""
-    from nndiag.science.preprocessing_match import compare
     from nndiag.science.preprocessing_rows import per_sample, position_structure
 
     images = train.inputs.layout.kind == "images"
@@ -119,10 +118,42 @@ def _transform(train: Seen, serve: Seen, view: View, x: Array, y: Array) -> tupl
             return mismatch(view, None, f"{side} subtracts the mean image, the other side a mean per channel"), None
     if (y.max(axis=(0, 2)) == y.min(axis=(0, 2))).all() and (x.max(axis=(0, 2)) > x.min(axis=(0, 2))).any():
         return mismatch(view, None, f"serving never changes: its first feature is always {y[0, 0, 0]:.6g}"), None
+    return _changed(view, x, y, images)
+
+
+def _changed(view: View, x: Array, y: Array, images: bool) -> tuple[Finding | None, Change | None]:
+    """What one look at the numbers says: an affine map, a curve, or a value that fills gaps."""
+    from nndiag.science.preprocessing_match import compare
+
     change = compare(x, y, images=images)
+    other = _otherwise(view, x, y, change)
+    if other is not None:
+        return other, None
     if change is None or change.kind == "identity":
         return None, change
     return _named(view, change, x, y), change
+
+
+def _otherwise(view: View, x: Array, y: Array, change: Change | None) -> Finding | None:
+    """What is no affine map and has a name all the same."""
+    from nndiag.science.preprocessing_curves import curve
+    from nndiag.science.preprocessing_doubt import filler
+    from nndiag.science.preprocessing_rows import one_image_added
+
+    if one_image_added(x, y):
+        words = "each row of serving is the row of training plus one and the same image: a mean image on one side"
+        return mismatch(view, None, f"{words}, a mean per channel on the other", (x, y))
+    if change is not None and change.exact:
+        return None
+    bent = curve(x, y)
+    if bent is not None:
+        return mismatch(view, None, bent, (x, y))
+    filled = filler(x, y)
+    if filled is None:
+        return None
+    column, value, share = filled
+    words = f"{view.column(column)}: {share:.2%} of the serving rows hold {value:.6g}, far outside training"
+    return mismatch(view, None, f"{words} (missing values are filled otherwise)", (x, y))
 
 
 def _centre(rows: Array) -> float:
@@ -132,8 +163,12 @@ def _centre(rows: Array) -> float:
     return float((np.abs(rows.mean(axis=(0, 2))) / np.maximum(rows.std(axis=(0, 2)), 1e-30)).max())
 
 
-def _named(view: View, change: Change, x: Array, y: Array) -> Finding | None:
+def _named(  # noqa: PLR0911 - one return for each name
+    view: View, change: Change, x: Array, y: Array
+) -> Finding | None:
     """The finding for a change that was seen, or None where it may be ordinary drift."""
+    from nndiag.science.preprocessing_doubt import supported
+
     if change.kind == "swap":
         return found(
             "NRM007",
@@ -154,10 +189,14 @@ def _named(view: View, change: Change, x: Array, y: Array) -> Finding | None:
             means="the model is fed values that it never saw: mean and spread are off by the normaliser itself",
             fix="remove one of the two (processor and loader both normalise, or a Normalization layer is in the model)",
         )
-    if change.name:
-        odd = _odd_columns(change, x, y)
-        return mismatch(view, change, change.name, (x, y), odd)
     odd = _odd_columns(change, x, y)
+    if not change.exact:
+        borne = supported(x, y, change)
+        odd = odd[borne[odd]]
+        if borne.mean() < 0.5 if change.name else not len(odd):
+            return None
+    if change.name:
+        return mismatch(view, change, change.name, (x, y), odd)
     if change.exact:
         return mismatch(view, change, affine_words(view, change, odd, x), (x, y), odd)
     if len(odd) and (huge(change, (x, y)) or (_qq(x, y)[odd] >= STRAIGHT).all()):
