@@ -67,7 +67,7 @@ def invent(
     rows = size or (32 if parameters < _LARGE else 8)
     if (none := _has_no_forward(model)) is not None:
         return Invented(None, none)
-    failed = _Failed(seconds=min(_SECONDS, max(_LEAST, seconds)))
+    failed = _Failed(began=time.monotonic(), seconds=min(_SECONDS, max(_LEAST, seconds)))
     found: _Fits | None = None
     for guess in _in_turn(model, failed):
         try:
@@ -112,8 +112,8 @@ def _has_no_forward(model: nn.Module) -> str | None:
 class _Failed:
     """The guesses that did not fit, and the error that tells most: of the one whose forward came furthest."""
 
-    began: float = field(default_factory=time.monotonic)
-    seconds: float = _SECONDS
+    began: float
+    seconds: float
     tried: list[str] = field(default_factory=list)
     last: NndiagError = field(default_factory=lambda: NndiagError("nothing was tried", hint=""))
     best: NndiagError | None = None
