@@ -54,6 +54,21 @@ def frozen():
     return Tagger(2_000_000, 64, frozen=True)
 
 
+class Columns(nn.Module):  # ids of two columns in one table, the second behind an offset
+    def __init__(self, rows=30):
+        super().__init__()
+        self.words = nn.Embedding(rows, 4)
+        self.place = nn.Embedding(2, 4)
+        self.register_buffer("offsets", torch.tensor([0, 20]))
+
+    def forward(self, ids):
+        return self.words(ids + self.offsets) + self.place(torch.arange(2))
+
+
+def wide_columns():
+    return Columns(40)
+
+
 class Hot(nn.Module):
     def __init__(self):
         super().__init__()
@@ -95,6 +110,7 @@ def ask(tmp_path, monkeypatch, capfd):
     (tmp_path / "models.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
     np.save("bad.npy", np.array([[1, 2, 30_000], [-1, 4, 5]]))
+    np.save("columns.npy", np.random.default_rng(0).integers(0, 20, (64, 2)))
     np.save("few.npy", np.random.default_rng(0).integers(0, 500, (200, 64)))
     np.save("all.npy", np.random.default_rng(0).permutation(30_000).reshape(100, -1))
 
@@ -130,6 +146,7 @@ MUTANTS = {
     "one-hot": ("EMB010", ["models.py:Hot", "--no-measure"]),
     "ids outside, in a file": ("EMB011", ["models.py:Tagger", "--tokens", "bad.npy", "--no-measure"]),
     "ids outside, in the data": ("EMB011", ["models.py:Tagger", "bad.npy", "--no-measure"]),
+    "ids outside, behind an offset": ("EMB011", ["models.py:Columns", "columns.npy", "--no-measure"]),
     "all-reduce": ("EMB012", ["models.py:large", "--gpus", "8", "--no-measure"]),
     "never seen": ("EMB003", ["models.py:Tagger", "--tokens", "few.npy", "--no-measure"]),
     "decay": ("EMB005", ["models.py:Tagger", "few.npy", "--optimizer", "adamw", "--no-measure"]),
@@ -147,6 +164,7 @@ HEALTHY = {
     "thirty thousand words": ["models.py:Tagger", "--optimizer", "adamw", "--no-measure"],
     "every id used": ["models.py:Tagger", "--tokens", "all.npy", "--optimizer", "adam", "--no-measure"],
     "sparse with its own optimizer": ["models.py:sparse", "--optimizer", "models.py:split", "--no-measure"],
+    "an offset within the table": ["models.py:wide_columns", "columns.npy", "--no-measure"],
     "sparse SGD": ["models.py:sparse", "--optimizer", "sgd", "--no-measure"],
     "frozen": ["models.py:frozen", "--optimizer", "adam", "--no-measure"],
     "tied": ["models.py:tied", "--optimizer", "adamw", "--no-measure"],

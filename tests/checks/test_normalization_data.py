@@ -97,6 +97,13 @@ def test_each_fault_of_the_inputs_has_its_code(name):
     assert len(codes(report) & {"NRM001", "NRM002", "NRM003"}) <= 1, "one cause, one finding"
 
 
+@pytest.mark.parametrize(("sd", "off", "level"), [(1.0, slice(None), "warning"), (5e3, slice(5, 6), "note")])
+def test_an_offset_is_a_warning_where_it_is_what_makes_the_inputs_large(sd, off, level):
+    x = sd * Z
+    x[:, off] += 40 * sd
+    assert the(look(x), "NRM002").severity.word == level
+
+
 def test_the_constants_to_insert_are_spelled_out():
     x = photos(1)
     said = the(look(x), "NRM001").fix

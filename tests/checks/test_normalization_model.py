@@ -138,15 +138,57 @@ def test_data_that_nothing_is_left_of_at_the_first_weights(scale, loud):
     assert ("NRM001" in codes(report)) == loud
 
 
-@pytest.mark.parametrize(("offset", "away"), [(0.0, True), (128.0, False)], ids=["from 0", "adds the mean"])
-def test_the_distance_to_the_targets_is_that_of_the_models_own_start(offset, away):
+def correlation(outputs, targets):
+    a, b = (one - one.mean() for one in (outputs, targets))
+    return -(a * b).sum() / (a.norm() * b.norm())
+
+
+def relative(outputs, targets):
+    return ((outputs - targets).abs() / targets.abs()).mean()
+
+
+@pytest.mark.parametrize(
+    ("offset", "loss", "scale", "away"),
+    [
+        (0.0, "mse", 1.0, True),
+        (128.0, "mse", 1.0, False),
+        (0.0, correlation, 1.0, False),
+        (0.0, correlation, 1e-6, False),
+        (0.0, relative, 1.0, True),
+        (0.0, "mse", 1e-6, True),
+        (1e4, "mse", 1e-6, True),
+    ],
+)
+def test_the_distance_to_the_targets_is_that_of_the_models_own_start_where_the_loss_has_a_scale(
+    offset, loss, scale, away
+):
     class Adding(nn.Linear):
         def forward(self, x):
             return super().forward(x) + offset
 
     x = np.random.default_rng(0).normal(size=(128, 8)).astype(np.float32)
-    y = (128 + 40 * x[:, :1]).astype(np.float32)
-    assert ("NRM011" in codes(look(x, y, model=lambda: Adding(8, 1), train=False))) == away
+    y = (scale * (128 + 40 * x[:, :1])).astype(np.float32)
+    assert ("NRM011" in codes(look(x, y, model=lambda: Adding(8, 1), loss=loss, train=False))) == away
+
+
+class Tokens(nn.Module):
+    """FT-Transformer: every number becomes a token, times a vector of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(8, 16) / 4), nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.head((self.weight * x[..., None]).mean(1))
+
+
+@pytest.mark.parametrize(("column", "code"), [(1.0, None), (1e5, "NRM003")])
+def test_columns_that_a_tokenizer_spreads_over_all_features_are_named(column, code):
+    x = np.random.default_rng(0).normal(size=(128, 8)).astype(np.float32)
+    x[:, 3] *= column
+    report = look(x, (x[:, 0] > 0).astype(int), model=Tokens, train=False)
+    assert codes(report) & {"NRM001", "NRM003"} == ({code} if code else set())
+    assert code is None or the(report, code).where.module == "feature 3"
 
 
 class KeyAndQuery(nn.Module):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from nndiag.checks.embedding_cost import footprint, overview, rules
 from nndiag.checks.embedding_cost.clocked import clocked
 from nndiag.checks.embedding_cost.cures import cures
+from nndiag.checks.embedding_cost.made import no_ids
 from nndiag.checks.embedding_cost.numbers import spec_from_numbers
 from nndiag.checks.embedding_cost.rows import RowJudge
 from nndiag.checks.embedding_cost.rules import Limits, Rest
@@ -99,7 +100,7 @@ class EmbeddingCost:
         if view:
             view.specs = specs
         yield from self._facts(subject, specs, view)
-        yield from self._rows(subject, specs, counts)
+        yield from self._rows(subject, specs, counts, view)
         yield from self._structure(subject, specs, view)
         yield from self._memory(subject, specs, view, memory)
         yield from self._cost(subject, specs, view, counts)
@@ -170,7 +171,9 @@ class EmbeddingCost:
             yield Fact("lookups", spec.lookups, f"{spec.lookups:,} lookups per step")
             yield Fact("unique_rows", round(spec.unique, 1), f"{spec.unique:,.0f} distinct rows {spec.unique_how}")
 
-    def _rows(self, subject: Subject, specs: list[TableSpec], counts: dict[str, RowCounts]) -> Iterator[Observation]:
+    def _rows(
+        self, subject: Subject, specs: list[TableSpec], counts: dict[str, RowCounts], view: ModelView | None
+    ) -> Iterator[Observation]:
         judge = RowJudge(
             max_never_seen=self.max_never_seen,
             max_rare=self.max_rare,
@@ -179,15 +182,18 @@ class EmbeddingCost:
             steps=subject.training.steps,
             source=_source(subject),
         )
-        judged = False
+        judged, made = False, view.made if view is not None else {}
         tokens = subject.inputs.get("tokens")
         for spec in specs:
             if spec.name in counts:
                 judged = True
                 yield from judge.judge(spec, counts[spec.name], words=tokens is not None and tokens.kind == "words")
+            elif spec.name in made:
+                yield from judge.outside(spec, made[spec.name], f"the ids that the forward makes of {judge.source}")
         if not judged:
-            for code in ("EMB003", "EMB004", "EMB005", "EMB011"):
-                yield Skip(code, "needs ids: --tokens FILE, or DATA with a model")
+            reason = no_ids(subject, view)
+            for code in ("EMB003", "EMB004", "EMB005", *(() if made else ("EMB011",))):
+                yield Skip(code, reason)
 
     def _structure(self, subject: Subject, specs: list[TableSpec], view: ModelView | None) -> Iterator[Observation]:
         if view is None:

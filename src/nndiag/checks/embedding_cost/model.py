@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from nndiag.checks.embedding_cost.made import made_ids
 from nndiag.checks.embedding_cost.numbers import optimizer_from_name
 from nndiag.checks.embedding_cost.spec import LABELS, Optimizer, TableSpec
 from nndiag.core.errors import NndiagError, NothingApplicableError
@@ -37,6 +38,7 @@ class ModelView:
     batch: Batch | None  # what it was watched with
     invented: bool  # whether that batch was
     counts: dict[str, RowCounts] = field(default_factory=dict)  # by table, from real data
+    made: dict[str, RowCounts] = field(default_factory=dict)  # by table, of ids that the forward makes of the data
     names: dict[int, str] = field(default_factory=dict)  # parameters by identity
     trouble: str = ""  # why no forward could be watched
     hot: list[TableSpec] = field(default_factory=list)  # what one-hot vectors are multiplied with
@@ -90,6 +92,8 @@ def read_model(subject: Subject, *, batch_size: int, length: int, needs_table: b
     view = ModelView([], list(inventory.tables), inventory, routing, watch, batch, invented, trouble=trouble)
     view.names = {id(parameter): name for name, parameter in model.named_parameters()}
     _count(subject, view)
+    if inventory.parameters * inventory.itemsize <= SMALL_MODEL:
+        view.made = made_ids(subject, view)
     view.specs = [_spec(subject, view, site, batch_size * length) for site in view.sites]
     view.hot = _hot(subject, view, model)
     return view

@@ -41,7 +41,7 @@ class RowJudge:
         if words:
             yield Skip("EMB011", "words have no ids yet", spec.name)
         else:
-            yield from self._outside(spec, counts)
+            yield from self.outside(spec, counts, self.source)
         if not counts.lookups:
             yield Skip("EMB003", "no id lies inside the table", spec.name)
             return
@@ -52,7 +52,9 @@ class RowJudge:
         yield from self._rare(spec, counts)
         yield from self._decay(spec, counts)
 
-    def _outside(self, spec: TableSpec, counts: RowCounts) -> Iterator[Observation]:
+    @staticmethod
+    def outside(spec: TableSpec, counts: RowCounts, source: str) -> Iterator[Observation]:
+        """Yield EMB011 alone."""
         yield Judged("EMB011")
         outside = counts.below + counts.above
         if not outside:
@@ -74,7 +76,7 @@ class RowJudge:
                 unit="id",
                 threshold=float(spec.rows - 1 if counts.above else 0),
                 n={"ids": outside + counts.lookups, "outside": outside},
-                detail=f"first offenders (id at position): {first}; in {self.source}",
+                detail=f"first offenders (id at position): {first}; in {source}",
             ),
             means="the lookup raises IndexError on a CPU; on a GPU a device-side assert stops the whole process",
             fix=f"build the table with {needed:,} rows, or map unknown words to one id before the lookup{negative}"

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from nndiag.checks.normalization.alone import examine_scale, examine_values
+from nndiag.checks.normalization.alone import MAX_SCALE, examine_scale, examine_values
 from nndiag.checks.normalization.bench import prepare, seen_by_first
 from nndiag.checks.normalization.checkpoint import examine_weights
 from nndiag.checks.normalization.cure import brief_cure, cure_for
 from nndiag.checks.normalization.experiment import examine_training
 from nndiag.checks.normalization.fed import examine_fed, holds_normaliser
-from nndiag.checks.normalization.initial import UNCURED, distance_at_start
+from nndiag.checks.normalization.initial import UNCURED, distance_at_start, loss_has_no_scale
 from nndiag.checks.normalization.inside import examine_inside
 from nndiag.checks.normalization.precision import examine_precision, overflowing_forward
 from nndiag.checks.normalization.serving import PAIR_CODES, examine_pair
@@ -76,7 +76,7 @@ class CheckNormalization:
             if subject.data is not None and subject.data.synthetic:
                 yield from (Skip(code, "the inputs are invented") for code in SCALE_CODES)
             else:
-                yield from examine_scale(seen_by_first(bench, view) if bench else view)
+                yield from _scale(bench, view)
                 yield from examine_inside(bench) if bench else ()
             yield from examine_precision(seen.inputs, bench.dtype if bench else "")
         yield from normalised_twice(seen, view, ids)
@@ -85,7 +85,14 @@ class CheckNormalization:
         regression = None if loss is None else loss in {"mse", "l1", "smooth_l1", "huber"}
         asked = subject.training.loss not in {None, "auto"}
         away = distance_at_start(bench) if bench is not None else None
-        yield from examine_targets(seen.targets, outputs=outputs, regression=regression, asked=asked, away=away)
+        yield from examine_targets(
+            seen.targets,
+            outputs=outputs,
+            regression=regression,
+            asked=asked,
+            away=away,
+            scaleless=lambda: bench is not None and loss_has_no_scale(bench),
+        )
         yield from self._serving(subject, seen, view, ids)
         if bench is None:
             why = "weights without a model: name its factory and give --weights" if subject.weights else "no model"
@@ -202,6 +209,28 @@ class Told:
 
 def _noted(item: Finding, why: str) -> Finding:
     return replace(item, severity=Severity.NOTE, means=f"{item.means}; {why}")
+
+
+def _scale(bench: Bench | None, view: View) -> list[Observation]:
+    """The scale of what the first layer reads; of the data, where only these tell which columns make it large.
+
+    A tokenizer of numbers spreads every column over all features that the first layer reads: they are large alike,
+    and the columns that made them so are seen in the data alone.
+    """
+    if bench is None:
+        return list(examine_scale(view))
+    read = seen_by_first(bench, view)
+    told = list(examine_scale(read))
+    if read is view or bench.first is None or bench.first.normaliser or _codes(told) != {"NRM001"}:
+        return told
+    if not (read.profile.moments.rms > MAX_SCALE).any():
+        return told  # small
+    fed = list(examine_scale(view))
+    return fed if "NRM003" in _codes(fed) else told
+
+
+def _codes(told: list[Observation]) -> set[str]:
+    return {item.rule.code for item in told if isinstance(item, Finding)}
 
 
 def _axis(bench: Bench | None, given: int | None) -> int | None:

@@ -119,7 +119,8 @@ def examine_scale(view: View) -> Iterator[Observation]:
     typical, centred = float(np.median(ratio)), False
     if mixed is None and (away.any() or typical >= MAX_OFFSET):
         chosen = away if away.any() else ratio >= MAX_OFFSET
-        yield _offset(view, judged[chosen], drawn, loud=pooled_rms > MAX_SCALE)
+        mostly = pooled_sd <= MAX_SCALE or pooled_rms > MAX_OFFSET * pooled_sd  # else NRM001 says what is large
+        yield _offset(view, judged[chosen], drawn, loud=pooled_rms > MAX_SCALE and bool(mostly))
         pooled_rms, centred = pooled_sd, True  # the offset has its own finding
     norm = float(np.sqrt((profile.vectors**2).sum(axis=1).mean())) if len(profile.finite_sample) else 0.0
     if pooled_rms > MAX_SCALE or (pooled_rms < MIN_SCALE and norm < 0.5):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 UNCURED = "standardising the inputs does not cure it"
 EXCESS = 1.0  # nats above ln C
+SAME = 1e-3  # of the loss
 PARTS, FEW = 6, 4  # parts of the batch that tell how sure its loss is, rows in each at least
 
 
@@ -189,3 +190,39 @@ def distance_at_start(bench: Bench) -> float | None:
     fitted = fit_regression(output, aims)
     away = math.nan if fitted is None else float((output - fitted).square().mean().sqrt())
     return away if math.isfinite(away) else None
+
+
+def loss_has_no_scale(bench: Bench) -> bool:
+    """Whether the loss, at the model's own answers, stays what it is when all targets are multiplied by a number.
+
+    It does for SI-SNR and for correlations: nothing has a distance to travel then. One factor brings the targets to
+    the answers' own size, where any loss that measures a distance changes. Targets that the loss never reads say
+    nothing: the model may have its own.
+    """
+    import torch
+
+    from nndiag.lab.borrow import seeded
+    from nndiag.lab.forward import as_tensors, main_output
+    from nndiag.lab.objective import sample_output
+
+    aims = as_tensors(bench.batch.targets)
+    if bench.objective is None or not isinstance(aims, torch.Tensor) or not aims.is_floating_point():
+        return False
+    output = sample_output(bench.make(training=False), bench.batch)
+    size, length = (float(one.detach().double().square().mean().sqrt()) for one in (main_output(output), aims))
+    fit = size / length if length > 0 else math.nan
+    factors = (1.0, 0.5, 2.0, *((fit, 3 * fit) if math.isfinite(fit) and fit > 0 else ()))
+    foreign = aims.std() * torch.randn(aims.shape, generator=torch.Generator().manual_seed(0)).to(aims)
+    losses = []
+    for fed in (foreign, *(aims * factor for factor in factors)):
+        try:
+            with seeded(0), torch.no_grad():
+                losses.append(float(bench.objective(output, fed)))
+        except Exception:  # noqa: BLE001 - a user's loss may refuse other targets: their scale then means something
+            return False
+    other, own, *rest = losses
+    return not _equal(other, own) and all(_equal(one, own) for one in rest)
+
+
+def _equal(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=SAME, abs_tol=SAME**2)

@@ -10,7 +10,7 @@ from nndiag.core.findings import Evidence, Judged, Severity, Skip
 from nndiag.core.rules import found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.scale_targets import Targets
@@ -20,18 +20,20 @@ STANDARDISED, PRODUCT = "standardised to mean 0 and sd 1", 5e-3  # n - 1 for n m
 MAX_SCALE, MIN_SD = 100.0, 1e-3  # root mean square and spread of targets
 
 
-def examine_targets(
+def examine_targets(  # noqa: PLR0913 - what is known of the loss, by name
     targets: Targets | None,
     *,
     outputs: int | None,
     regression: bool | None = None,
     asked: bool = False,
     away: float | None = None,
+    scaleless: Callable[[], bool] = lambda: False,
 ) -> Iterator[Observation]:
     """NRM011 and NRM012.
 
     `regression` says whether the loss compares numbers, None where it is not known; `asked` whether the user chose it;
-    `away` how far the fresh model's answers are from the targets.
+    `away` how far the fresh model's answers are from the targets, `scaleless` tells whether the loss is the same at any
+    scale of the targets.
     """
     if targets is None:
         for code in ("NRM011", "NRM012"):
@@ -53,8 +55,12 @@ def examine_targets(
         if targets.floating or (targets.distinct is not None and count <= MOST_CLASSES) or outputs not in {None, 1}:
             yield Skip("NRM011", "the targets are class labels")
             return
+    unscaled = list(_unscaled(targets, away))
+    if unscaled and scaleless():
+        yield Skip("NRM011", "the loss is the same at any scale of the targets")
+        return
     yield Judged("NRM011")
-    yield from _unscaled(targets, away)
+    yield from unscaled
 
 
 def is_classes(targets: Targets) -> bool:

@@ -38,6 +38,7 @@ class Use:
     above: int = 0  # ids at or above V
     offenders: tuple[int, ...] = ()
     ids: list[Tensor] = field(default_factory=list)  # flattened, where they are real numbers
+    asked: list[Tensor] = field(default_factory=list)  # the same with those outside the table
     sources: list[int] = field(default_factory=list)  # identities of the id tensors
 
 
@@ -149,7 +150,8 @@ class LookupWatch(TorchFunctionMode):
             use.below += int((flat < 0).sum())
             use.above += int((flat >= true_rows).sum())
             use.offenders = (*use.offenders, *flat[outside][:5].tolist())[:5]
-        use.ids.append(flat.to("cpu", torch.int64)[~outside.cpu()])
+        use.asked.append(flat.to("cpu", torch.int64))
+        use.ids.append(use.asked[-1][~outside.cpu()])
         return not ids.is_meta
 
     def _product(self, args: Any) -> None:
