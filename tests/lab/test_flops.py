@@ -38,13 +38,16 @@ def test_a_linear_layer_takes_two_operations_per_weight_and_row() -> None:
     assert counter.total == 2 * 3 * 10 * 7
 
 
-def test_counting_imports_no_compiler() -> None:
+def test_counting_and_shapes_on_the_meta_device_import_no_compiler() -> None:
     """It would cost a second."""
     code = (
         "import sys, torch\n"
         "from nndiag.lab.flops import FlopCounter\n"
         "with torch.no_grad(), FlopCounter():\n"
         "    torch.nn.Linear(2, 2)(torch.zeros(1, 2))\n"
+        "from nndiag.lab.uncompiled import uncompiled\n"
+        "with uncompiled(), torch.device('meta'):\n"
+        "    torch.nn.LSTM(3, 4)(torch.zeros(2, 1, 3))[0].softmax(-1).sum().backward()\n"
         "sys.exit('torch._dynamo' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

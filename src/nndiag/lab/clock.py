@@ -105,13 +105,13 @@ def measure_machine(device: str = "cpu", *, megabytes: int = 64) -> Machine:
     nbytes = 4.0 * numel
     tensor = torch.ones(numel, device=device)
     other = torch.ones(numel, device=device)
-    two = time_call(lambda: tensor.mul_(1.0), device=device, seconds=0.5).typical
-    three = time_call(lambda: torch.add(other, 1.0, out=tensor), device=device, seconds=0.5).typical
-    fresh = time_call(lambda: torch.zeros(numel, device=device).fill_(0.0), device=device, seconds=0.5).typical
-    blind = time_call(lambda: tensor.fill_(0.0), device=device, seconds=0.5).typical
+    two = time_call(lambda: tensor.mul_(1.0), device=device, repeats=3).typical
+    three = time_call(lambda: torch.add(other, 1.0, out=tensor), device=device, repeats=3).typical
+    fresh = time_call(lambda: torch.zeros(numel, device=device).fill_(0.0), device=device, repeats=3).typical
+    blind = time_call(lambda: tensor.fill_(0.0), device=device, repeats=3).typical
     side = 512
     square = torch.ones(side, side, device=device)
-    product = time_call(lambda: square @ square, device=device, seconds=0.3).typical
+    product = time_call(lambda: square @ square, device=device).typical
     stream = 2 * nbytes / min(two, three)
     # `zeros` writes once into new memory; the second fill is at the in-place rate and taken off
     return Machine(

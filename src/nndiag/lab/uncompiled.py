@@ -21,16 +21,16 @@ _CACHE = "__dynamo_disable"  # where torch's own decorator keeps the function it
 
 @contextlib.contextmanager
 def uncompiled() -> Iterator[None]:
-    """Let optimizers be built without importing the compiler, where nobody has imported it.
+    """Let optimizers be built and meta tensors computed without importing the compiler, where nobody has imported it.
 
-    torch marks four methods of every optimizer as not to be compiled, and imports the compiler to say so at their
-    first call. The mark is filled in with the methods themselves, which is what it amounts to when nothing compiles.
+    torch marks methods of every optimizer, and the operations in Python that meta tensors run through, as not to be
+    compiled, and imports the compiler to say so at their first call. The mark is filled in with the functions
+    themselves, which is what it amounts to when nothing compiles.
     """
     if _COMPILER in sys.modules:
         yield
         return
-    marked = [_marked(item) for item in vars(torch.optim.Optimizer).values()]
-    plain = [item for item in marked if item is not None and not hasattr(item, _CACHE)]
+    plain = [item for item in _marked() if not hasattr(item, _CACHE)]
     for item in plain:
         setattr(item, _CACHE, item)
     try:
@@ -41,11 +41,38 @@ def uncompiled() -> Iterator[None]:
                 delattr(item, _CACHE)
 
 
-def _marked(method: Any) -> Any:
-    """Return the function inside torch's mark, or None for a method without one."""
-    inner = getattr(method, "__wrapped__", None)
-    code = getattr(method, "__code__", None)
-    return inner if inner is not None and code is not None and code.co_filename.endswith("_compile.py") else None
+@functools.cache
+def _marked() -> tuple[Any, ...]:
+    """Return the functions inside torch's mark: of optimizers, and of operations written in Python."""
+    from torch import _decomp, _refs
+
+    tables = _decomp.global_decomposition_table.values()
+    outer = [
+        *vars(torch.optim.Optimizer).values(),
+        *vars(_refs).values(),
+        *vars(_refs.nn.functional).values(),
+        *(item for table in tables for item in table.values()),
+    ]
+    found: dict[int, Any] = {}
+    seen: set[int] = set()
+    while outer:
+        item = outer.pop()
+        if not isinstance(item, types.FunctionType) or id(item) in seen:
+            continue
+        seen.add(id(item))
+        held = dict(zip(item.__code__.co_freevars, map(_content, item.__closure__ or ()), strict=True))
+        if item.__code__.co_filename.endswith("_compile.py") and "fn" in held:
+            found[id(held["fn"])] = held["fn"]
+        outer += held.values()
+    return tuple(found.values())
+
+
+def _content(cell: types.CellType) -> Any:
+    """Return what a closure holds; None where it is not filled yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
 
 
 def lightened(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from nndiag.checks.embedding_cost.spec import Circumstances, TableSpec
     from nndiag.core.subject import Subject
     from nndiag.lab.embedding.cures import Patient
+    from nndiag.lab.embedding.look import Memory, Trial
     from nndiag.lab.embedding.model import ModelTiming
     from nndiag.lab.embedding.step import Forecast
     from nndiag.science.roofline import Machine
@@ -83,11 +84,13 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
         seed: Of the ids.
     """
     from nndiag.lab.embedding import step as lab
+    from nndiag.lab.embedding.look import TRY_BYTES, Memory
 
     listed = cures(spec, around, machine, kept_rows=kept_rows)
     share = seconds / (len(listed) + 1)
+    memory = Memory()
     with parallel(around, device):
-        trial = _trial(spec, listed[0], makers(listed[0]), device=device, clip=clip, seed=seed)
+        trial = _trial(spec, listed[0], makers(listed[0]), memory, device=device, clip=clip, seed=seed)
         now = lab.forecast(trial, spec.rows, copies=copies(listed[0]), seconds=2 * share, full=True)
         done: list[Cure] = []
         for cure in listed:
@@ -96,12 +99,16 @@ def time_tables(  # noqa: PLR0913 - budgets and rates, by name
                 done.append(_fewer_rows(cure, now, copies(cure), share))
                 continue
             if cure.key != "current":
-                other = _trial(cure.spec, cure, makers(cure), device=device, clip=clip, seed=seed)
+                other = _trial(cure.spec, cure, makers(cure), memory, device=device, clip=clip, seed=seed)
+                if cure.key == "factorised" and not spec.sparse and cure.spec.bytes > TRY_BYTES:
+                    done.append(_fewer_columns(cure, now, other, share))
+                    continue
                 forecast = lab.forecast(other, cure.spec.rows, copies=copies(cure), seconds=share, full=True, ends=True)
             measured = forecast.measured
             value = measured.total.typical if measured else forecast.seconds
             bounds = (measured.total.low, measured.total.high) if measured else forecast.interval
             done.append(replace(cure, clock=value, measured=measured is not None, interval=bounds))
+    memory.release()
     return TableTiming(now, order(done))
 
 
@@ -132,9 +139,21 @@ def _fewer_rows(cure: Cure, now: Forecast, held: float, seconds: float) -> Cure:
     return replace(cure, clock=expected, interval=now.interval_at(rows))
 
 
+def _fewer_columns(cure: Cure, now: Forecast, trial: Trial, seconds: float) -> Cure:
+    """Time the narrow table once; each further byte of it costs what it costs in the present step."""
+    from nndiag.lab.embedding import step as lab
+
+    tried = int(lab.FRESH_BYTES / cure.spec.bytes * cure.spec.rows)
+    share = cure.spec.dim / now.trial.dim
+    rows = share * cure.spec.rows
+    took = lab.time_table(trial, tried, seconds=seconds).total.typical + now.at(rows) - now.at(share * tried)
+    low, high = (bound + took - now.at(rows) for bound in now.interval_at(rows))
+    return replace(cure, clock=took, interval=(max(low, 0.0), high))
+
+
 def _trial(  # noqa: PLR0913 - likewise
-    spec: TableSpec, cure: Cure, make: Any, *, device: str, clip: float | None, seed: int
-) -> Any:
+    spec: TableSpec, cure: Cure, make: Any, memory: Memory, *, device: str, clip: float | None, seed: int
+) -> Trial:
     import torch
 
     from nndiag.lab.embedding.ids import ZipfIds
@@ -156,6 +175,7 @@ def _trial(  # noqa: PLR0913 - likewise
         buckets=_buckets(cure),
         dtype=dtype,
         device=device,
+        memory=memory,
     )
 
 

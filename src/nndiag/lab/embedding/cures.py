@@ -15,6 +15,7 @@ from nndiag.lab.embedding.bags import BagInstead
 from nndiag.lab.embedding.model import Loop, loss_function, training_step
 from nndiag.lab.embedding.tables import take_inventory, weight_of
 from nndiag.lab.forward import mapped, unwrapped
+from nndiag.lab.uncompiled import lightened, uncompiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,7 +109,8 @@ def rebuilt(
             groups.append(options | changes | {"params": kept})
     if not groups:
         return None
-    return kind(groups, **{word: value for word, value in groups[0].items() if word != "params"})
+    with uncompiled():
+        return lightened(kind(groups, **{word: value for word, value in groups[0].items() if word != "params"}))
 
 
 def run_switched(patient: Patient, word: str) -> Ran:
@@ -141,7 +143,9 @@ def run_split(patient: Patient, make: Callable[[list[Any]], torch.optim.Optimize
             module.sparse = True
     tables = [parameter for parameter in model.parameters() if id(parameter) in keys]
     rest = [rebuilt(optimizer, without=keys) for optimizer in patient.optimizers]
-    made = [make(tables), *(item for item in rest if item is not None)]
+    with uncompiled():
+        own = lightened(make(tables))
+    made = [own, *(item for item in rest if item is not None)]
     return patient.steps(made, clip=None if sparse else patient.clip)
 
 
@@ -172,7 +176,7 @@ def run_steps(patient: Patient, optimizers: Sequence[torch.optim.Optimizer], rep
     taken: list[float] = []
     plain = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
     try:
-        with plain, threads(1):
+        with plain, threads(1), uncompiled():
             loss = loss_function(model, batch, patient.training)
             for item in [batch] * repeats + [blank]:
                 parts = training_step(model, item, loss, optimizers, clip=patient.clip, loop=patient.loop)

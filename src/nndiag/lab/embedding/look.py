@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +16,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TRY_BYTES = 64 * 2**20  # the largest table that is tried only to extrapolate
+
+
+class Memory:
+    """Weights of all trials of a table, one over the other: fresh pages can cost more than the steps to be timed."""
+
+    def __init__(self) -> None:
+        self._held: Tensor | None = None
+
+    def table(self, rows: int, dim: int, dtype: torch.dtype, device: str) -> Tensor:
+        """Return rows x dim weights; what was trained there before is lost."""
+        held, size = self._held, rows * dim
+        if held is None or held.numel() < size or held.dtype != dtype or held.device != torch.device(device):
+            held = torch.zeros(size, dtype=dtype, device=device)
+        if held.nbytes <= 2 * TRY_BYTES:
+            self._held = held
+        return held[:size].view(rows, dim)
+
+    def release(self) -> None:
+        """Give it back."""
+        self._held = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +56,15 @@ class Trial:
     buckets: str = ""  # inside DistributedDataParallel: "copied" gradients, or a "view" of the buckets
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
+    memory: Memory = field(default_factory=Memory)
 
-    def load(self, rows: int) -> float:
+    def load(self, rows: float) -> float:
         """What the time of a step grows with: all rows of the table, or, with sparse gradients, those of a batch."""
-        return self.ids.unique(rows) if self.sparse else float(rows)
+        return self.ids.unique(int(rows)) if self.sparse else float(rows)
+
+    def weight(self, rows: int) -> Tensor:
+        """Return memory for the weights, with what an earlier trial left there."""
+        return self.memory.table(rows, self.dim, self.dtype, self.device)
 
     def module(self, rows: int) -> nn.Module:
         """Build the table with this many rows, and what stands around it."""
@@ -52,7 +77,7 @@ class Looked(nn.Module):
 
     def __init__(self, trial: Trial, rows: int) -> None:
         super().__init__()
-        weight = torch.zeros(rows, trial.dim, dtype=trial.dtype, device=trial.device)
+        weight = trial.weight(rows)
         if trial.bag:
             self.table: nn.Module = nn.EmbeddingBag(rows, trial.dim, sparse=trial.sparse, mode="mean", _weight=weight)
         else:

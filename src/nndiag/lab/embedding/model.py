@@ -18,6 +18,7 @@ from nndiag.lab.embedding.shrink import shrink, smaller_tables
 from nndiag.lab.embedding.tables import recipe_of
 from nndiag.lab.forward import call, main_output, move
 from nndiag.lab.objective import own_loss, resolve_objective
+from nndiag.lab.uncompiled import uncompiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -144,7 +145,8 @@ def time_model(  # noqa: PLR0913 - budgets, by name
     batch = replace(batch, targets=move(batch.targets, device) if batch.targets is not None else None)
     model.train()
     taken: list[tuple[float, float, float]] = []
-    with threads(1), seeded(0), torch.sparse.check_sparse_tensor_invariants(enable=False):  # type: ignore[no-untyped-call]
+    plain = torch.sparse.check_sparse_tensor_invariants(enable=False)  # type: ignore[no-untyped-call]
+    with threads(1), seeded(0), uncompiled(), plain:
         loss = loss_function(model, batch, training)
         begun = time.perf_counter()
         _guarded(model, batch, loss, optimizers, clip, loop)

@@ -13,7 +13,7 @@ from torch import nn
 
 from nndiag.lab.clock import Timing, threads, time_call
 from nndiag.lab.embedding.look import TRY_BYTES, Trial
-from nndiag.lab.uncompiled import uncompiled
+from nndiag.lab.uncompiled import lightened, uncompiled
 from nndiag.science.roofline import Line, fit_line
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 HOLD_BYTES = 2**30  # everything a trial may hold at once
 QUICK, BLOCK = 0.02, 3  # a step of fewer seconds may live in the caches: this many in a row
+FRESH_RATE = 1.5e9  # bytes per second into fresh memory, about: what it takes to set up a large trial
 FRESH_BYTES = 33 * 2**20  # from here on glibc maps fresh pages for every temporary
 
 
@@ -62,6 +63,7 @@ def time_sizes(trial: Trial, sizes: Sequence[int], *, repeats: int = 5, seconds:
     with threads(1), uncompiled(), plain:
         _Step(trial, 16)()  # torch imports half of itself at the first step of an optimizer
         begun = time.perf_counter()
+        trial.weight(max(sizes))
         steps: list[_Step] = []
         for place, rows in enumerate(sizes):
             late = time.perf_counter() - begun > seconds / 2
@@ -73,8 +75,8 @@ def time_sizes(trial: Trial, sizes: Sequence[int], *, repeats: int = 5, seconds:
             for step in steps:
                 step.turn()
         found = [step.timing() for step in steps]
-    del steps
-    gc.collect()
+    for step in steps:
+        step.release()
     return found
 
 
@@ -102,7 +104,7 @@ class _Step:
         self._module = trial.module(rows)
         self._batches = [ids.to(trial.device) for ids in trial.ids.batches(max(rows, trial.frozen))]
         self._parameters = list(self._module.parameters())
-        self._optimizer = trial.make(self._parameters)
+        self._optimizer = lightened(trial.make(self._parameters))
         self._rows = rows
         self._turn = 0
         self._fastest = float("inf")
@@ -157,6 +159,16 @@ class _Step:
         forward, backward, optimizer = (Timing.of([row[i] for row in self.parts]) for i in range(3))
         return StepTiming(self._rows, forward, backward, optimizer, Timing.of([sum(row) for row in self.parts]))
 
+    def release(self) -> None:
+        """Give the memory back at once: looking for cycles among all that torch imports takes longer than a step."""
+        self._optimizer.state.clear()
+        for parameter in self._parameters:
+            parameter.grad = None
+            parameter.data = parameter.data.new_empty(0)
+        if self._trial.buckets:  # the buckets of DistributedDataParallel hang in a cycle
+            del self._module
+            gc.collect()
+
     def _once(self, call: Callable[[], object]) -> float:
         return time_call(call, device=self._trial.device, repeats=1, warmup=0).low
 
@@ -193,11 +205,11 @@ class Forecast:
         noise = max(item.total.deviation / item.total.repeats**0.5 for item in self.tried)
         return fit_line(self.loads, [item.total.typical for item in self.tried], noise=noise)
 
-    def at(self, rows: int) -> float:
+    def at(self, rows: float) -> float:
         """Seconds of a step of the same table with so many rows."""
         return self.line.at(self.trial.load(rows))
 
-    def interval_at(self, rows: int) -> tuple[float, float]:
+    def interval_at(self, rows: float) -> tuple[float, float]:
         """95 % prediction interval of a step of the same table with so many rows."""
         return self.line.interval(self.trial.load(rows))
 
@@ -260,12 +272,15 @@ def forecast(  # noqa: PLR0913 - budgets, by name
         seconds: Time to spend on the smaller sizes, about.
         repeats: Repetitions at each size.
         full: Also measure at V, where it fits.
-        ends: Only the smallest and the largest of the sizes: enough for a line.
+        ends: V alone where it is small, else only the smallest and the largest of the sizes: enough for a line.
 
     Returns:
         The line through the smaller sizes, its value and interval at V, and the measurement if there is one.
     """
     row_bytes = trial.dim * trial.dtype.itemsize
+    if ends and rows * row_bytes * copies <= HOLD_BYTES and rows * row_bytes <= TRY_BYTES:
+        measured = time_table(trial, rows, repeats=repeats, seconds=seconds)
+        return Forecast(trial, rows, (trial.load(rows),), (measured,), measured)
     sizes = sizes_to_try(rows, row_bytes, copies, sparse=trial.sparse)
     if ends:
         sizes = tuple(sorted({sizes[0], sizes[-1]}))
@@ -274,7 +289,8 @@ def forecast(  # noqa: PLR0913 - budgets, by name
     tried = tuple(time_sizes(trial, sizes, repeats=repeats, seconds=share))
     found = Forecast(trial, rows, tuple(trial.load(item.rows) for item in tried), tried)
     left = seconds - (time.perf_counter() - begun)
-    fits = full and rows * row_bytes * copies <= HOLD_BYTES and 4 * found.seconds < max(left, 0.3 * seconds)
-    if not fits:
+    held = rows * row_bytes * copies
+    takes = 4 * found.seconds + held / FRESH_RATE
+    if not full or held > HOLD_BYTES or takes > max(left, 0.3 * seconds):
         return found
     return replace(found, measured=time_table(trial, rows, repeats=repeats, seconds=max(left, 0.1)))

@@ -14,6 +14,7 @@ from nndiag.lab.borrow import seeded
 from nndiag.lab.embedding.onehot import KEEPS, SMALLEST_ONE_HOT, HotTensors, looks_one_hot
 from nndiag.lab.embedding.tables import is_bare
 from nndiag.lab.forward import as_tensors, call, mapped, tensors_in
+from nndiag.lab.uncompiled import uncompiled
 
 _PRODUCTS = frozenset(
     {"linear", "matmul", "mm", "bmm", "__matmul__", "addmm", "einsum", "lstm", "gru", "rnn_tanh", "rnn_relu"}
@@ -231,7 +232,7 @@ def watch_forward(model: nn.Module, inputs: Any, rows: dict[str, int] | None = N
     for tensor in hot:
         watch.mark_one_hot(tensor)
     graphs = is_bare(model)  # a graph without numbers costs nothing, and shows what the model itself keeps out of it
-    with seeded(0), torch.set_grad_enabled(graphs), watch:
+    with seeded(0), torch.set_grad_enabled(graphs), uncompiled(), watch:
         call(model, inputs)
     if not graphs:
         for use in watch.uses.values():
