@@ -136,6 +136,12 @@ def test_what_drops_in_eval_mode_is_named_with_its_line(call):
     assert report.exit_code == 1
 
 
+def test_dropout_told_to_stay_on_in_so_many_letters_is_a_warning_that_says_how_to_accept_it():
+    report = examine(lambda: Functional(lambda h, _: F.dropout(h, 0.3, training=True)), X, Y)
+    (found,) = [f for f in report.findings if f.rule.code == "DRP101"]
+    assert (found.severity.word, "[[ignore]]" in found.fix) == ("warning", True)
+
+
 def test_alpha_dropout_that_was_never_told_to_train_is_found():
     report = examine(lambda: Functional(lambda h, _: F.alpha_dropout(F.selu(h), 0.2)), X, Y)
     assert "DRP102" in codes(report)
@@ -310,9 +316,12 @@ def test_stacked_dropouts_multiply():
 def test_elementwise_dropout_in_front_of_a_convolution_is_a_note_and_dropout2d_is_none():
     x = torch.randn(16, 3, 12, 12)
     build = lambda drop: mlp(  # noqa: E731 - a builder in one line
-        nn.Conv2d(3, 16, 3), nn.ReLU(), drop, nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(1024, 2)
-    )
-    assert [f.severity.word for f in examine(build(nn.Dropout(0.2)), x).findings if f.rule.code == "DRP005"] == ["note"]
+        nn.Conv2d(3, 16, 3), drop, nn.Conv2d(16, 16, 3), nn.ReLU(), drop, nn.Conv2d(16, 9, 3), nn.Flatten(),
+        nn.Linear(324, 2),
+    )  # fmt: skip
+    (found,) = [f for f in examine(build(nn.Dropout(0.2)), x).findings if f.rule.code == "DRP005"]
+    assert (found.severity.word, found.where.module) == ("note", "1")
+    assert "and at '1 #2'" in found.message
     assert "DRP005" not in codes(examine(build(nn.Dropout2d(0.2)), x))
 
 

@@ -104,6 +104,8 @@ def test_the_mean_of_recurrent_gates_under_a_dropped_input_is_the_average_over_m
     """From a zero state the gates are f(W_ih x + b_ih + b_hh), but for r * b_hn in a GRU's candidate."""
     torch.manual_seed(0)
     cells, x = kind(12, 3, batch_first=True), torch.randn(9, 1, 12)
+    for item in cells.parameters():
+        item.data.mul_(2)  # a reset gate that moves with the mask
     zeros = torch.zeros(1, 9, 3)
     args = (x, [zeros, zeros] if kind is nn.LSTM else zeros)
     op = {nn.LSTM: "lstm", nn.GRU: "gru", nn.RNN: "rnn_tanh"}[kind]

@@ -76,6 +76,7 @@ def _active_in_eval(case: Case) -> Iterator[Observation]:
             ),
             means="predictions are random and lose what the dropped units carry; validation scores are too low",
             fix=_fix_for(seen),
+            severity=Severity.WARNING if _said(seen) else None,
         )  # fmt: skip
     if (not verdict.same and not verdict.acting) or (not verdict.same and not acting and verdict.chances):
         yield _other_randomness(case)
@@ -88,11 +89,20 @@ def _followed(case: Case, seen: Seen) -> Where:
     return replace(seen.where, next=following) if following else seen.where
 
 
+def _said(seen: Seen) -> bool:
+    """Whether the call says True in so many letters where that is the default: some mean it (Tacotron's prenet)."""
+    from nndiag.lab.dropout.names import SAID_ON
+
+    return SAID_ON in seen.words and "alpha" not in seen.variant
+
+
 def _fix_for(seen: Seen) -> str:
     if seen.variant == "scaled_dot_product_attention":
         return "pass dropout_p=self.p if self.training else 0.0: the function does not know the mode"
     if seen.handmade:
         return "draw the mask only if self.training (Keras: if training), or use nn.Dropout"
+    if _said(seen):
+        return "pass training=self.training; if it is meant (Monte Carlo, Tacotron's prenet), [[ignore]] it by name"
     return f"pass training=self.training to {seen.variant}: its default is True (Keras: pass training=training on)"
 
 

@@ -46,12 +46,13 @@ _CONVS = frozenset({"conv1d", "conv2d", "conv3d"})
 def judge_places(case: Case) -> Iterator[Observation]:
     """Yield what can be said from rates and neighbours alone."""
     for code, judge in (
-        ("DRP001", _high_rate), ("DRP003", _on_output), ("DRP004", _alpha), ("DRP005", _feature_maps),
-        ("DRP006", _stacked),
+        ("DRP001", _high_rate), ("DRP003", _on_output), ("DRP004", _alpha), ("DRP006", _stacked),
     ):  # fmt: skip
         yield Judged(code)
         for sites in once(case.acting):
             yield from judge(case, sites[0], more(sites))
+    yield Judged("DRP005")
+    yield from _feature_maps(case)
 
 
 def once(sites: list[Site]) -> list[list[Site]]:
@@ -175,24 +176,33 @@ def _alpha(case: Case, site: Site, others: str) -> Iterator[Observation]:
         )
 
 
-def _feature_maps(case: Case, site: Site, others: str) -> Iterator[Observation]:
-    gauge = case.gauge(site)
-    step = site.affine.step
-    if site.seen.variant != "dropout" or site.seen.dial.unit != "element" or step is None or step.op not in _CONVS:
-        return
-    fed = gauge.fed if gauge is not None else None
-    kernel = gauge.kernel if gauge is not None else ()
-    if fed is None or fed.dim() < 3 or fed[0, 0].numel() < 4 or math.prod(kernel) <= 1:
-        return
-    yield found(
-        "DRP005",
-        f"elementwise dropout on feature maps of {'x'.join(map(str, fed.shape[2:]))}{others} "
-        f"in front of a convolution of {'x'.join(map(str, kernel))}",
-        where=place(case, site),
-        evidence=Evidence(value=float(fed[0, 0].numel()), unit="positions per channel", threshold=4.0),
-        means="neighbours carry what was dropped, so little is regularised (Tompson et al. 2015)",
-        fix=f"nn.Dropout{fed.dim() - 2}d drops whole channels (Keras: SpatialDropout{fed.dim() - 2}D)",
-    )
+def _feature_maps(case: Case) -> Iterator[Observation]:
+    """One note for all of one model: it is one habit, whatever the sizes of the maps."""
+    from nndiag.lab.dropout.graph import names
+
+    maps: dict[int, list[tuple[Site, str, str]]] = {}
+    for site in case.acting:
+        gauge, step = case.gauge(site), site.affine.step
+        if site.seen.variant != "dropout" or site.seen.dial.unit != "element" or step is None or step.op not in _CONVS:
+            continue
+        fed = gauge.fed if gauge is not None else None
+        kernel = gauge.kernel if gauge is not None else ()
+        if fed is not None and fed.dim() >= 3 and fed[0, 0].numel() >= 4 and math.prod(kernel) > 1:
+            size = "x".join(map(str, fed.shape[2:]))
+            maps.setdefault(fed.dim() - 2, []).append((site, size, "x".join(map(str, kernel))))
+    for axes, places in maps.items():
+        site, size, window = places[0]
+        rest = list(dict.fromkeys(s.label for s, *_ in places if s.label != site.label))
+        others = f" (and at {names(rest)})" if rest else ""
+        yield found(
+            "DRP005",
+            f"elementwise dropout on feature maps of {size} in front of a convolution of {window}{others}",
+            where=place(case, site),
+            evidence=Evidence(value=float(math.prod(map(int, size.split("x")))), unit="positions per channel",
+                              threshold=4.0),
+            means="neighbours carry what was dropped, so little is regularised (Tompson et al. 2015)",
+            fix=f"nn.Dropout{axes}d drops whole channels (Keras: SpatialDropout{axes}D)",
+        )  # fmt: skip
 
 
 def _stacked(case: Case, site: Site, others: str) -> Iterator[Observation]:

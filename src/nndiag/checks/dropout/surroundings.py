@@ -46,7 +46,7 @@ def surroundings(case: Case) -> Iterator[Observation]:
         line = f"{(seen.where.file or '').rpartition('/')[2]}:{seen.where.line}" if seen.where.line else ""
         places.append([
             short(site.label) + times, SHORT.get(seen.variant, seen.variant), round(site.p, 3),
-            seen.dial.unit, _feeder(site), _reader(case, site), line,
+            _mask(case, site), _feeder(site), _reader(case, site), line,
         ])  # fmt: skip
         rows.append([short(site.label) + times, *_prediction(case, site)])
     for site in case.acting:
@@ -59,6 +59,12 @@ def surroundings(case: Case) -> Iterator[Observation]:
             "The mean behind each dropout, predicted and measured",
             ("site", "behind", "predicted", "measured", "verdict"), rows,
         )  # fmt: skip
+
+
+def _mask(case: Case, site: Site) -> str:
+    """What one mask element drops together: of (N, T, C) handed to Dropout1d a row, whatever torch calls it."""
+    gauge = case.gauge(site)
+    return gauge.unit if gauge is not None and gauge.unit else site.seen.dial.unit
 
 
 def _feeder(site: Site) -> str:

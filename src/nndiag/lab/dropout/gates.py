@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from nndiag.lab.dropout.closed import scattered
-from nndiag.lab.dropout.ops import ELEMENT, LOCKED, recurrent_rate
+from nndiag.lab.dropout.closed import in_rows, scattered
+from nndiag.lab.dropout.ops import CHANNEL, ELEMENT, LOCKED, ROW, recurrent_rate
 from nndiag.science.activation_moments import Activation
 from nndiag.science.rescale import spread
 
@@ -88,7 +88,8 @@ def gate_reader(gauge: Gauge, step: Step) -> Callable[[Tensor, Any, Any], None]:
     site = gauge.site
 
     def read(tensor: Tensor, args: Any, _kwargs: Any) -> None:
-        gauge.gates = gates_at(step, tensor, args, p=site.p, unit=site.seen.dial.unit)
+        gauge.unit = ROW if site.seen.dial.unit == CHANNEL and in_rows(gauge.fed, tensor) else site.seen.dial.unit
+        gauge.gates = gates_at(step, tensor, args, p=site.p, unit=gauge.unit)
 
     return read
 
@@ -96,7 +97,7 @@ def gate_reader(gauge: Gauge, step: Step) -> Callable[[Tensor, Any, Any], None]:
 def _gates(  # noqa: PLR0913, PLR0917 - the terms of one cell
     kinds: tuple[tuple[str, str], ...], x: Tensor, into: Tensor, start: Tensor, own: Tensor, p: float
 ) -> tuple[Gate, ...]:
-    """Quadrature beside masks; the candidate of a GRU is predicted at the reset gate that eval has."""
+    """Quadrature beside masks."""
     generator = torch.Generator(x.device).manual_seed(0)
     drawn = [x * (torch.rand(x.shape, generator=generator, device=x.device) >= p) / (1 - p) for _ in range(MASKS)]
     parts = len(kinds)
@@ -120,8 +121,13 @@ def _gates(  # noqa: PLR0913, PLR0917 - the terms of one cell
         centre = still[n] + (off[0] * rest[n] if name == "n" else rest[n])
         form, few = Activation(kind, _FUNCTIONS[kind]), scattered(centre.numel(), SUMS, x.device)
         centre, width = centre.flatten()[few], wide[n].flatten()[few]
+        level = form.f(centre)
+        if name == "n":
+            both = ((x * x) @ (cut(into.T)[0] * cut(into.T)[n])) * p / (1 - p)  # (states, units)
+            reset = tuple(part.flatten()[few] for part in (still[0] + rest[0], wide[0], both))
+            centre, width = _candidate(still[n].flatten()[few], width, rest[n].flatten()[few], *reset)
         mean, second = form.mean(centre, width), form.second(centre, width)
-        shift = float((mean - form.f(centre)).mean())
+        shift = float((mean - level).mean())
         means = on[n].mean((1, 2))
         found.append(
             Gate(
@@ -131,3 +137,18 @@ def _gates(  # noqa: PLR0913, PLR0917 - the terms of one cell
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def _candidate(  # noqa: PLR0913, PLR0917 - two joint Gaussians and a factor
+    mean: Tensor, width: Tensor, factor: Tensor, reset_mean: Tensor, reset_width: Tensor, both: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of a + sigmoid(u) b under a GRU's tanh, a and u jointly Gaussian under one mask.
+
+    Cov(a, sigmoid(u)) = E[sigmoid'(u)] Cov(a, u) by Stein's lemma.
+    """
+    gate = Activation("sigmoid", torch.sigmoid)
+    slope = Activation("slope of sigmoid", lambda u: torch.sigmoid(u) * torch.sigmoid(-u))
+    opened = gate.mean(reset_mean, reset_width)
+    play = gate.second(reset_mean, reset_width) - opened * opened
+    joint = 2 * factor * slope.mean(reset_mean, reset_width) * both
+    return mean + opened * factor, (width * width + factor * factor * play + joint).clamp_min(0).sqrt()

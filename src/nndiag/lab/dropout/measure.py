@@ -57,6 +57,7 @@ class Gauge:
     kernel: tuple[int, ...] = ()  # of the convolution that reads it
     spread_in: tuple[float, float] = (math.nan, math.nan)  # mean and variance of what is dropped
     why: str = ""  # why there is no slope
+    unit: str = ""  # what one mask element drops together, as seen by what reads it
 
     @property
     def slope(self) -> float:
@@ -100,8 +101,6 @@ class SiteLab:
         self.norm_keys = {norm.key for site in sites for norm in site.norms}
         self.eval_output: Any = None
         self.eval_film: Film | None = None
-
-    # -- what eval mode says ------------------------------------------------------------------------------------
 
     def reference(self, *, training: bool) -> None:
         """Play eval mode (where it does not run, training with everything off) and keep what reaches each anchor."""
@@ -192,8 +191,8 @@ class SiteLab:
                 channels = fed.shape[1] if unit == CHANNEL and fed is not None and fed.dim() > 1 else width
                 if conv:
                     gauge.kernel = tuple((args[1] if len(args) > 1 else kwargs["weight"]).shape[2:])
-                over = ROW if unit == CHANNEL and not conv and in_rows(fed, tensor) else unit
-                gauge.sums = sums_at(step, tensor, args, kwargs, unit=over, channels=channels)
+                gauge.unit = ROW if unit == CHANNEL and not conv and in_rows(fed, tensor) else unit
+                gauge.sums = sums_at(step, tensor, args, kwargs, unit=gauge.unit, channels=channels)
 
             add(watch, step.key, Watch(slot_of(step, site.affine.tensor), take_apart))
         if site.affine.kind == "recurrent" and step is not None:

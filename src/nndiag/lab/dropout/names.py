@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import linecache
 import re
 import sys
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from nndiag.core.findings import Where
@@ -14,6 +17,8 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from torch import nn
+
+SAID_ON = "training=True"  # among the words around a call whose line says that the mode is not to matter
 
 
 def place_of_call() -> tuple[Where, set[str]]:
@@ -27,11 +32,30 @@ def place_of_call() -> tuple[Where, set[str]]:
             break  # above it is whoever called nndiag
         if is_users(filename):
             words |= words_of(frame.f_code.co_name)
+            if frame.f_lineno in _lines_saying_on("".join(linecache.getlines(filename))):
+                words.add(SAID_ON)
             if not inside:
                 return Where(file=shown(filename), line=frame.f_lineno), words
             inside = True
         frame = frame.f_back
     return Where(), words
+
+
+@lru_cache(maxsize=64)
+def _lines_saying_on(source: str) -> frozenset[int]:
+    """The lines of calls with a literal training=True, or dropout(x, p, True)."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return frozenset()
+    found: set[int] = set()
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+        third = call.args[2:3] if "dropout" in name.lower() else []
+        given = [*third, *(word.value for word in call.keywords if word.arg in {"training", "train"})]
+        if any(isinstance(value, ast.Constant) and value.value is True for value in given):
+            found.update(range(call.lineno, (call.end_lineno or call.lineno) + 1))
+    return frozenset(found)
 
 
 def ancestors(model: nn.Module, modules: Mapping[str, nn.Module], owner: str) -> list[nn.Module]:
