@@ -102,6 +102,18 @@ def test_saturated_and_dead_units_are_counted():
     assert saturated(model, Batch(X, Y)) == {"2": 1.0, "4": 1.0}
 
 
+class Called(nn.Module):
+    """Activations as functions: half of the first ones are dead, all of the second saturated."""
+
+    def forward(self, x):
+        sign = torch.tensor([1.0, -1.0]).repeat(32)
+        return torch.tanh(torch.nn.functional.relu((x.flatten(1).abs() + 9) * sign).sum(1, keepdim=True))
+
+
+def test_activations_that_are_called_as_functions_are_counted_too():
+    assert saturated(Called(), Batch(X, Y)) == {"relu (1)": 0.5, "tanh (1)": 1.0}
+
+
 def test_the_module_that_overflows_in_half_precision_is_named():
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Linear(4, 4)).half()
     nn.init.constant_(model[1].weight, 1e4)

@@ -108,6 +108,10 @@ def test_parquet_gives_numbers_and_lists(tmp_path):
     parquet.write_table(pa.table({"y": [0, 1], "p": [[0.5, 0.5], [0.1, 0.9]], "s": ["a", "b"]}), tmp_path / "t.parquet")
     assert np.array_equal(numbers(str(tmp_path / "t.parquet"), ["p"]), [[0.5, 0.5], [0.1, 0.9]])
     assert open_table(str(tmp_path / "t.parquet")).select(["y"]).whole().tolist() == [[0], [1]]
+    parquet.write_table(pa.table({"a": pa.array([0.1, 2], pa.float32()), "b": [1.0, 2.0]}), tmp_path / "f.parquet")
+    single, mixed = (open_table(str(tmp_path / "f.parquet")).select(names) for names in (["a"], None))
+    assert (single.dtype, single.whole().dtype) == ("float32", np.float32)
+    assert (mixed.dtype, mixed.whole().dtype) == ("float64", np.float64)
     with pytest.raises(NndiagError, match="text"):
         numbers(str(tmp_path / "t.parquet"), ["s"])
 

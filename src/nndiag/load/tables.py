@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 from nndiag.load.chunked import Chunked
 
+SINGLE = ("float", "halffloat")  # Arrow's float32 and float16
 # first columns that number the rows and say nothing about them
 ROW_NUMBERS = ("", "unnamed: 0", "index", "idx", "id", "row", "sample", "sample_id", "image_id", "step")
 
@@ -65,9 +66,13 @@ class Table:
 
         names = tuple(self.columns[i] for i in wanted) if self.named else ()
         return Chunked(
-            self.place, (None, len(wanted)), "text" if self.opened.kind != "parquet" else "float64", read,
+            self.place, (None, len(wanted)), self.dtype(wanted) if self.opened.kind == "parquet" else "text", read,
             decimals=self.decimals, columns=names, left_out=left_out, once=self.opened.path == STDIN,
         )  # fmt: skip
+
+    def dtype(self, wanted: Sequence[int]) -> str:
+        """What Parquet columns are delivered as: float32 where none needs more."""
+        return "float32" if all(self.layout[i] in SINGLE for i in wanted) else "float64"
 
     def position(self, name: str) -> int:
         """Return the place of a column, by name, or by number where the file gives no names."""
@@ -120,7 +125,8 @@ def _open_parquet(opened: Opened) -> Table:
     if not rows:
         raise NothingApplicableError(f"'{opened.path}' has no rows", hint="was it written completely?")
     numeric = tuple(_holds_numbers(field.type) for field in schema)
-    return Table(opened, tuple(schema.names), named=True, numeric=numeric, decimals=None)
+    kinds = tuple(str(field.type) for field in schema)
+    return Table(opened, tuple(schema.names), named=True, numeric=numeric, decimals=None, layout=kinds)
 
 
 def _holds_numbers(kind: Any) -> bool:
@@ -135,7 +141,7 @@ def _parquet_chunks(table: Table, wanted: list[int], rows: int) -> Iterator[NDAr
     import numpy as np
 
     parquet = require("pyarrow.parquet", "data", "reading Parquet")
-    names = [table.columns[i] for i in wanted]
+    names, dtype = [table.columns[i] for i in wanted], np.dtype(table.dtype(wanted))
     try:
         with parquet.ParquetFile(table.opened.path) as file:
             for batch in file.iter_batches(batch_size=rows, columns=names):
@@ -146,7 +152,7 @@ def _parquet_chunks(table: Table, wanted: list[int], rows: int) -> Iterator[NDAr
                         parts.append(np.asarray(cells, dtype=np.float64))
                     else:
                         try:
-                            parts.append(column.to_numpy(zero_copy_only=False).astype(np.float64)[:, None])
+                            parts.append(column.to_numpy(zero_copy_only=False).astype(dtype)[:, None])
                         except (TypeError, ValueError) as text:
                             raise NndiagError(
                                 f"column '{shown(name)}' of {table.place} holds text", hint="name a column of numbers"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nndiag.checks.normalization.cure import range_name
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Batch
 
+SURE = 0.999  # of a softmax that is saturated
+
 
 def examine_exchange(bench: Bench, view: View, lr: float, steps: int) -> Iterator[Observation]:
-    """Train on x/255 and serve x, and the other way round: logits and accuracy."""
+    """Train on x/255 and serve x, and the other way round: accuracy, logits, saturated and dead units."""
     top = float(view.profile.moments.high.max())
     pixels = range_name(view.profile) == "0-255 pixel values"
     unit = view.profile.moments.low.min() >= 0 and 0.5 < top <= 1.0
@@ -37,13 +40,17 @@ def examine_exchange(bench: Bench, view: View, lr: float, steps: int) -> Iterato
             home, away = _served(done.model, batches), _served(done.model, others)
         except NndiagError:
             return
-        rows.append((name, *home, *away))
-        yield Measurement("accuracy_as_trained", home[0], "share", name)
-        yield Measurement("accuracy_on_other_scale", away[0], "share", name)
-        yield Measurement("logits_on_other_scale", away[1], "", name)
+        one, other = name.split(" -> ")
+        for fed, ends, where in ((one, home, "as_trained"), (other, away, "on_other_scale")):
+            rows.append((one, fed, ends.accuracy, ends.logits, ends.flat, ends.sure))
+            yield Measurement(f"accuracy_{where}", ends.accuracy, "share", name)
+            yield Measurement(f"logits_{where}", ends.logits, "", name)
+            yield Measurement(f"certain_answers_{where}", ends.sure, "share", name)
+            if ends.flat is not None:
+                yield Measurement(f"flat_units_{where}", ends.flat, "share", name)
     yield Table(
         "trained on one scale, served on the other",
-        ("trained -> served", "accuracy", "|logit|", "served acc.", "served |logit|"),
+        ("trained on", "served", "accuracy", "|logit|", "flat units", "p > 0.999"),
         rows,
     )
 
@@ -52,19 +59,38 @@ def _times(factor: float) -> Callable[[Tensor], Tensor]:
     return lambda x: x.float() * factor
 
 
-def _served(model: nn.Module, batches: tuple[Batch, ...]) -> tuple[float, float]:
-    """Accuracy and the largest logit's mean size in eval mode."""
+@dataclass(frozen=True)
+class Served:
+    """How a trained model answers."""
+
+    accuracy: float
+    logits: float  # mean size of the largest one
+    flat: float | None  # share of saturated and dead units; None without any that could be
+    sure: float  # share of the answers whose softmax is saturated
+
+
+def _served(model: nn.Module, batches: tuple[Batch, ...]) -> Served:
+    """What a model answers in eval mode."""
     import torch
 
+    from nndiag.lab.firstlayer_units import flat_units
     from nndiag.lab.forward import as_tensors, call, main_output
 
     model.eval()
-    hits, total, size = 0, 0, 0.0
+    hits, total, size, sure = 0, 0, 0.0, 0
     with torch.no_grad():
         for batch in batches:
             logits, y = main_output(call(model, batch.inputs)), as_tensors(batch.targets)
-            guess = logits.argmax(dim=-1 if logits.shape[:-1] == y.shape else 1)
-            hits += int((guess == y).sum())
+            axis = -1 if logits.shape[:-1] == y.shape else 1
+            hits += int((logits.argmax(dim=axis) == y).sum())
+            sure += int((logits.double().softmax(dim=axis).amax(dim=axis) > SURE).sum())
             total += y.numel()
             size += float(logits.abs().amax(dim=-1).double().mean())
-    return round(hits / max(total, 1), 4), float(f"{size / max(len(batches), 1):.4g}")
+    units = list(flat_units(model, batches[0]).values())
+    many = sum(count for _, count in units)
+    return Served(
+        round(hits / max(total, 1), 4),
+        float(f"{size / max(len(batches), 1):.4g}"),
+        round(sum(flat for flat, _ in units) / many, 4) if many else None,
+        round(sure / max(total, 1), 4),
+    )
