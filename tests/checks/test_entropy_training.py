@@ -1,5 +1,7 @@
 """entropy-floor with a live model, and the two precisions of ENT201 on the bundled digits."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -107,16 +109,77 @@ def test_what_cannot_be_trained_is_skipped_with_its_reason(inputs, reason):
     assert reason in skip.reason
 
 
-def test_an_untrained_model_at_the_prior_is_no_finding(tmp_path, monkeypatch):
+BODY = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+def body(): return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))
+def fresh(): return body()
+def seeding():
+    torch.manual_seed(0)
+    return body()
+def drawing_alone():
+    model, source = body(), torch.Generator().manual_seed(3)
+    for item in model.parameters(): nn.init.normal_(item, 0, 0.01, generator=source)
+    return model
+def zero_start():
+    model = nn.Linear(8, 3)
+    for item in model.parameters(): nn.init.zeros_(item)
+    return model
+def trained():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 3, bias=False), nn.Linear(3, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    F.cross_entropy(model(torch.zeros(300, 8)), torch.arange(300) % 3).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad(): model[1].bias.zero_()
+    model[1].weight.data.mul_(1e-3)
+    return model
+class Step(nn.Module):
+    def __init__(self, inside=nn.Identity(), outside=nn.Identity(), loss=F.cross_entropy):
+        super().__init__()
+        self.body, self.inside, self.outside, self.loss = body(), inside, outside, loss
+    def forward(self, x): return self.inside(self.body(x))
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = self.loss(self.outside(self(x)), y)
+        self.trainer.log(loss)
+def softmax_in_forward(): return Step(inside=nn.Softmax(-1))
+def softmax_in_step(): return Step(outside=nn.Softmax(-1))
+def sigmoid_in_step(): return Step(outside=nn.Sigmoid())
+def log_softmax_in_step(): return Step(outside=nn.LogSoftmax(-1))
+def log_of_softmax(): return Step(inside=nn.Softmax(-1), outside=nn.Identity(), loss=lambda p, y: F.nll_loss(p.log(), y))
+def data():
+    x = torch.randn(300, 8, generator=torch.Generator().manual_seed(0))
+    return x, torch.arange(300) % 3
+"""
+
+
+@pytest.mark.parametrize(
+    ("model", "codes"),
+    [
+        ("fresh", []),
+        ("seeding", []),
+        ("drawing_alone", []),
+        ("zero_start", []),
+        ("trained", ["ENT005"]),
+        ("softmax_in_forward", ["ENT006"]),
+        ("softmax_in_step", ["ENT006"]),
+        ("sigmoid_in_step", ["ENT006"]),
+        ("log_softmax_in_step", []),
+        ("log_of_softmax", []),
+    ],
+)
+def test_a_model_is_judged_by_what_it_has_learnt_and_by_what_its_own_step_hands_to_the_loss(
+    model, codes, tmp_path, monkeypatch
+):
     from nndiag.cli.app import main
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "m.py").write_text(
-        "import torch\nfrom torch import nn\n"
-        "def fresh(): return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 3))\n"
-        "def data():\n    x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))\n"
-        "    return x, (x[:, 0] > 0).long()\n"
-    )
+    (tmp_path / "m.py").write_text(BODY)
     output = tmp_path / "out.json"
-    assert main(["entropy-floor", "--model", "m.py:fresh", "--data", "m.py:data", "-q", "-o", f"json:{output}"]) == 0
-    assert '"code": "ENT005",\n        "reason"' in output.read_text()
+    main(["entropy-floor", "--model", f"m.py:{model}", "--data", "m.py:data", "-q", "-o", f"json:{output}"])
+    report = json.loads(output.read_text())
+    assert [item["code"] for item in report["findings"]] == codes
+    assert codes or "ENT005" in {item["code"] for item in report["coverage"]["skipped"]}

@@ -62,6 +62,25 @@ def seeded(seed: int) -> Iterator[None]:
         before.restore()
 
 
+@contextlib.contextmanager
+def reseeded(seed: int) -> Iterator[None]:
+    """As `seeded`, and deaf to seeds that the code inside sets: what it draws is drawn anew.
+
+    Reached are the functions that PyTorch, NumPy, Python, and through them Keras, Lightning and Transformers seed
+    with. A generator of the code's own keeps its seed.
+    """
+    owners: tuple[tuple[Any, str], ...] = (
+        (torch, "manual_seed"), (torch.random, "manual_seed"), (torch.cuda, "manual_seed"),
+        (torch.cuda, "manual_seed_all"), (np.random, "seed"), (random, "seed"),
+    )  # fmt: skip
+    with seeded(seed), contextlib.ExitStack() as back:
+        for owner, name in owners:
+            back.callback(setattr, owner, name, getattr(owner, name))
+        for owner, name in owners:
+            setattr(owner, name, lambda *_args, **_kwargs: torch.default_generator)
+        yield
+
+
 def seed_all(seed: int) -> None:
     """Seed torch on every device, NumPy's global generator and Python's."""
     torch.manual_seed(seed)

@@ -74,7 +74,7 @@ def _classes(model: nn.Module, batch: Batch, main: Tensor, targets: Tensor) -> O
     if axis is None:
         return None
     shifted = predicts_next(model) and main.dim() == 3 and axis == 2
-    ended = "" if not (end := _ends_with(main)) else f", on outputs that end with {end}"
+    ended = "" if not (end := ends_with(main)) else f", on outputs that end with {end}"
 
     def fn(output: Any, aims: Tensor) -> Tensor:
         return token_cross_entropy(main_output(output), aims, axis, shifted=shifted, probabilities=end == "softmax")
@@ -99,7 +99,7 @@ def _binary(_model: nn.Module, _batch: Batch, main: Tensor, targets: Tensor) -> 
     zeros_and_ones = bool(((targets == 0) | (targets == 1)).all())
     if not zeros_and_ones or (targets.is_floating_point() and main.dim() > 2):  # a black-and-white image
         return None
-    if _ends_with(main) == "sigmoid":
+    if ends_with(main) == "sigmoid":
 
         def fn(output: Any, aims: Tensor) -> Tensor:
             shares = main_output(output)
@@ -141,13 +141,14 @@ def predicts_next(model: nn.Module) -> bool:
     return hugging and any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
 
 
-def _ends_with(main: Tensor) -> str:
+def ends_with(main: Tensor) -> str:
     """Return which squashing the output has just been through, from its autograd node."""
     node = type(main.grad_fn).__name__ if main.grad_fn is not None else ""
     known = {
         "SigmoidBackward0": "sigmoid",
         "SoftmaxBackward0": "softmax",
         "LogSoftmaxBackward0": "log-softmax",
+        "TanhBackward0": "tanh",
     }
     while node in {
         "ViewBackward0",

@@ -52,7 +52,7 @@ def load_keras(target: str, *, seed: int, device: str, trust: bool) -> ModelSour
                 else "Keras cannot read all that it writes as .h5: save it as model.keras",
             ) from error
         graph, notes = as_torch(model, target)
-    return CopiedModel(named(target, notes), Where(cls=_class(model), file=target), graph, device)
+    return CopiedModel(named(target, notes), Where(cls=_class(model), file=target), graph, device, stored=True)
 
 
 def as_torch(model: Any, name: str) -> tuple[nn.Module, list[str]]:

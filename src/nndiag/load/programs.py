@@ -48,7 +48,7 @@ def load_program(target: str, kind: str, *, device: str, trust: bool) -> ModelSo
         raise NndiagError(
             f"'{target}' cannot be loaded: {said(error)}", hint="was it written by this torch?"
         ) from error
-    return CopiedModel(target, Where(file=target), model, device, f"{word}: layers inside are hidden")
+    return CopiedModel(target, Where(file=target), model, device, f"{word}: layers inside are hidden", stored=True)
 
 
 def pickled_module(target: str, *, device: str) -> ModelSource | None:
@@ -70,4 +70,4 @@ def pickled_module(target: str, *, device: str) -> ModelSource | None:
         return None
     place = class_place(type(modules[0]))
     where = Where(cls=class_name(modules[0]), file=place.file or target, line=place.line)
-    return CopiedModel(target, where, modules[0], device, "pickled module")
+    return CopiedModel(target, where, modules[0], device, "pickled module", stored=True)

@@ -53,14 +53,27 @@ class BuiltModel:
             self._kept = first
         return placed(private_copy(self._kept), self.device)
 
-    def untrained(self) -> bool:
-        """Whether another seed gives other weights: then the recipe draws them, and nothing has been learnt yet."""
-        from nndiag.lab.borrow import fingerprint, seeded
+    def learnt(self) -> bool | None:
+        """Whether the weights have been trained; None where nothing shows it.
 
-        with seeded(self.seed + 1):
-            other = self.build()
+        They have where the recipe loads them or moves them by an optimizer. They have not where other random draws
+        give other weights, whatever seed the recipe sets itself.
+        """
+        import torch
+
+        from nndiag.lab.borrow import fingerprint, reseeded
+        from nndiag.lab.watch.built import loaded, moved, recording_construction
+
+        if "weights from" in self.note:
+            return True
+        with reseeded(self.seed + 1), recording_construction(), torch.enable_grad():
+            other = placed(self.build(), self.device)
+        if moved(other):
+            return True
         own = self._kept if self._kept is not None else self._fresh()
-        return fingerprint(own) != fingerprint(placed(other, self.device))
+        if fingerprint(own) != fingerprint(other) or _plain(own):
+            return False
+        return True if loaded(other) else None
 
     def _fresh(self) -> nn.Module:
         from nndiag.lab.borrow import seeded
@@ -82,6 +95,12 @@ def _twins(first: nn.Module, second: nn.Module) -> bool:
     if sum(item.numel() for item in first.parameters() if not _lazy(item)) > _LARGE:
         return True
     return fingerprint(first) == fingerprint(second)
+
+
+def _plain(model: nn.Module) -> bool:
+    """Whether every parameter repeats one number: what constant initialisers leave, and no training."""
+    items = [item.detach() for item in model.parameters() if not _lazy(item) and item.numel()]
+    return bool(items) and all(bool((item == item.flatten()[0]).all()) for item in items)
 
 
 def placed(model: nn.Module, device: str) -> nn.Module:
@@ -120,12 +139,21 @@ class CopiedModel:
     instance: nn.Module
     device: str = "cpu"
     note: str = ""
+    stored: bool = False  # read from a file
 
     def make(self) -> nn.Module:
         """Return a private copy."""
         from nndiag.lab.copying import private_copy
 
         return placed(private_copy(self.instance), self.device)
+
+    def learnt(self) -> bool | None:
+        """Whether the weights have been trained; None where nothing shows it."""
+        from nndiag.lab.watch.built import loaded, moved
+
+        if self.stored or moved(self.instance) or loaded(self.instance):
+            return True
+        return False if _plain(self.instance) else None
 
 
 @dataclass
@@ -150,6 +178,11 @@ class PreparedModel:
     def make(self) -> nn.Module:
         """Return the prepared model."""
         return self.prepare(self.source.make())
+
+    def learnt(self) -> bool | None:
+        """Whether the weights have been trained; None where nothing shows it."""
+        asked = getattr(self.source, "learnt", None)
+        return True if "weights from" in self.note or asked is None else asked()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from nndiag.checks.entropy_floor.layout import Source
     from nndiag.checks.entropy_floor.levels import Levels
     from nndiag.checks.entropy_floor.measure import Measured, Recipe
+    from nndiag.checks.entropy_floor.predictions import Origin
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Subject
 
@@ -62,16 +63,12 @@ class EntropyFloor:
         measured, levels = yield from self._labels(labels, predictions, given, recipe)
         if levels is None:
             return
-        end = material["model"].end if subject.model is not None else None
-        place = (
-            None if subject.model is None or end is None else replace(subject.model.where, module=end[0], cls=end[1])
-        )
+        seen = material["model"] if subject.model is not None else None
         yield from facts(measured, levels, labels)
         yield from levels_seen(measured, levels)
         yield from self._weights(measured)
         levels = yield from self._contradictions(subject, material, labels, measured, levels)
-        untrained = subject.model is not None and material["model"].untrained
-        yield from self._losses(measured, levels, predictions, curve, place, untrained=untrained)
+        yield from self._losses(measured, levels, predictions, curve, seen and seen.origin)
         yield from self._training(subject, material, measured)
 
     def _recipe(self, subject: Subject) -> Recipe:
@@ -183,19 +180,17 @@ class EntropyFloor:
         rise = yield from contradictory(x, labels, measured, levels)
         return replace(levels, rise=rise)
 
-    def _losses(  # noqa: PLR0913 - what there is to compare
+    def _losses(
         self,
         measured: Measured,
         levels: Levels,
         predictions: Source | None,
         curve: Any,
-        model: Where | None,
-        *,
-        untrained: bool,
+        origin: Origin | None,
     ) -> Iterator[Observation]:
         from nndiag.checks.entropy_floor.curve import judge_curve
         from nndiag.checks.entropy_floor.levels import structures_of
-        from nndiag.checks.entropy_floor.predictions import judge_predictions, loss_dtype
+        from nndiag.checks.entropy_floor.predictions import Origin, judge_predictions, loss_dtype
         from nndiag.checks.entropy_floor.report import headline, losses_seen
         from nndiag.checks.entropy_floor.standing import standing_of
 
@@ -204,8 +199,8 @@ class EntropyFloor:
         if predictions is not None:
             dtype = loss_dtype(predictions.dtype, predictions.decimals)
             yield from losses_seen(measured, levels)
-            where = Where(file=predictions.name) if model is None else model
-            yield from judge_predictions(measured, levels, structures, dtype, where, untrained=untrained)
+            origin = origin or Origin(Where(file=predictions.name))
+            yield from judge_predictions(measured, levels, structures, dtype, origin)
         if curve is not None:
             tokens = measured.layout.columns if measured.layout.kind != ROWS else 1
             at = standing_of(curve, self.units, self.tail)

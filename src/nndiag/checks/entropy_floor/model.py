@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from nndiag.checks.entropy_floor.predictions import Origin
 from nndiag.core.errors import NothingApplicableError, UsageError
 from nndiag.core.findings import Fact, Step
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from nndiag.core.findings import Observation
     from nndiag.core.subject import Batch, Subject
+    from nndiag.lab.training_step import LossCall
 
 SQUASHING = ("Softmax", "Softmax2d", "LogSoftmax", "Sigmoid", "Tanh", "Hardtanh", "Hardsigmoid")
 MOST_NUMBERS = 30_000_000  # outputs held at once
@@ -29,8 +31,7 @@ class FirstBatch:
     make: Callable[[], Any]
     inputs: Any
     rows: int
-    end: tuple[str | None, str | None] = (None, None)  # the module that squashes the outputs, where one does
-    untrained: bool = False  # the factory draws its weights at random
+    origin: Origin
 
 
 def outputs_of(  # noqa: C901 - one pass with its refusals
@@ -49,36 +50,34 @@ def outputs_of(  # noqa: C901 - one pass with its refusals
     outputs: list[Any] = []
     labels: list[Any] = []
     held, given, first = 0, "", None
-    with torch.no_grad():
-        for batch in data.batches(subject.training.batch_size or 256):
-            if batch.targets is None and material.get("labels") is None:
-                raise NothingApplicableError(f"{data.name} has no labels", hint="yield (inputs, labels)")
-            if not given:
-                with torch.enable_grad():
-                    objective = resolve_objective(subject.training, model, batch)
-                if objective.name in ("mse", "l1", "smooth_l1", "huber"):
-                    raise NothingApplicableError(
-                        "the targets are real numbers: no entropy floor", hint="labels are needed"
-                    )
-                yield Fact("objective", objective.name, f"loss {objective.name} ({objective.how})")
-            with _watched(model, enabled=not given) as called:
-                main = main_output(call(model, move(batch.inputs, subject.run.device))).detach().cpu().double()
-            aims = None if batch.targets is None else torch.as_tensor(batch.targets).detach().cpu()
-            if aims is not None and main.dim() == 3 and predicts_next(model):
-                main, aims = main[:, :-1], aims[:, 1:]
-            if not given:
-                given = "predictions" if _are_probabilities(objective, main, aims, batch) else "logits"
-                first = FirstBatch(
-                    model_source.make, batch.inputs, len(main), _end_of(called), _untrained(model_source)
-                )
-            outputs.append(main.numpy())
-            if aims is not None:
-                labels.append(aims.numpy())
-            held += main.numel()
-            yield Step("running the model", None)
-            if held > MOST_NUMBERS or subject.run.seconds_left < 0.3 * subject.run.max_seconds:
-                yield Fact("truncated", held, "first batches only")
-                break
+    own: LossCall | None = None
+    for batch in data.batches(subject.training.batch_size or 256):
+        if batch.targets is None and material.get("labels") is None:
+            raise NothingApplicableError(f"{data.name} has no labels", hint="yield (inputs, labels)")
+        with _watched(model, enabled=not given) as called, torch.set_grad_enabled(not given):
+            main = main_output(call(model, move(batch.inputs, subject.run.device)))
+        if (not given and subject.training.loss == "auto") or own is not None:
+            own = _handed(model, batch, main)
+        scores = (main if own is None else own.scores).detach().cpu().double()
+        aims = None if batch.targets is None else torch.as_tensor(batch.targets).detach().cpu()
+        if aims is not None and scores.dim() == 3 and predicts_next(model):
+            scores, aims = scores[:, :-1], aims[:, 1:]
+        if not given:
+            objective = resolve_objective(subject.training, model, batch)
+            if own is None and objective.name in ("mse", "l1", "smooth_l1", "huber"):
+                raise NothingApplicableError("the targets are real numbers: no entropy floor", hint="labels are needed")
+            yield _objective(objective, own)
+            given = "predictions" if _are_probabilities(objective, scores, aims, own) else "logits"
+            origin = _origin(model_source, main, called, own, asked=subject.training.loss != "auto")
+            first = FirstBatch(model_source.make, batch.inputs, len(main), origin)
+        outputs.append(scores.numpy())
+        if aims is not None:
+            labels.append(aims.numpy())
+        held += scores.numel()
+        yield Step("running the model", None)
+        if held > MOST_NUMBERS or subject.run.seconds_left < 0.3 * subject.run.max_seconds:
+            yield Fact("truncated", held, "first batches only")
+            break
     if not outputs:
         raise NothingApplicableError(f"{data.name} has no batches", hint="was it consumed before?")
     found: dict[str, Any] = {given: _joined(outputs), "model": first}
@@ -87,10 +86,41 @@ def outputs_of(  # noqa: C901 - one pass with its refusals
     return found
 
 
-def _untrained(source: Any) -> bool:
-    """Whether the source says that its weights are fresh; one that cannot tell is taken at its word."""
-    asked = getattr(source, "untrained", None)
-    return bool(asked()) if asked is not None else False
+def _learnt(source: Any) -> bool | None:
+    """Whether the source's weights were trained; one that cannot tell is taken at its word."""
+    asked = getattr(source, "learnt", None)
+    return asked() if asked is not None else True
+
+
+def _handed(model: Any, batch: Batch, main: Any) -> LossCall | None:
+    """The first loss in the model's own training_step that takes scores of its outputs' shape; an axis of 1 may go."""
+    from nndiag.lab.training_step import step_losses
+
+    def sizes(scores: Any) -> list[int]:
+        return [size for size in scores.shape if size != 1]
+
+    calls = [item for item in step_losses(model, batch) if item.name != "nll"]
+    own = next((item for item in calls if sizes(item.scores) == sizes(main)), None)
+    return own and replace(own, scores=own.scores.reshape(main.shape))
+
+
+def _objective(objective: Any, own: LossCall | None) -> Fact:
+    """The loss, and how it was come by."""
+    if own is None:
+        return Fact("objective", objective.name, f"loss {objective.name} ({objective.how})")
+    place = f"{own.where.file}:{own.where.line}" if own.where.file else "called"
+    return Fact("objective", own.name, f"loss {own.name} (in training_step, {place})")
+
+
+def _origin(source: Any, main: Any, called: list[tuple[str, str]], own: LossCall | None, *, asked: bool) -> Origin:
+    """What bounds the outputs and where: a module that ran last, or a line of the model's own training_step."""
+    from nndiag.lab.objective_fit import ends_with
+
+    end, cls = called[-1] if called and called[-1][1] in SQUASHING else (None, None)
+    place = replace(source.where, module=end, cls=cls)
+    if own is None:
+        return Origin(place, _learnt(source), ends_with(main) if asked else "")
+    return Origin(place if own.scores.equal(main) else own.where, _learnt(source), own.squash)
 
 
 def _noting(called: list[tuple[str, str]], name: str) -> Callable[[Any, Any, Any], None]:
@@ -111,11 +141,6 @@ def _watched(model: Any, *, enabled: bool) -> Iterator[list[tuple[str, str]]]:
             handle.remove()
 
 
-def _end_of(called: list[tuple[str, str]]) -> tuple[str | None, str | None]:
-    """The last module that ran, if it bounds what the model returns."""
-    return called[-1] if called and called[-1][1] in SQUASHING else (None, None)
-
-
 def _joined(parts: list[Any]) -> Any:
     """One array of the batches; padded batches of different lengths are flattened to rows first."""
     import numpy as np
@@ -133,11 +158,12 @@ def _joined(parts: list[Any]) -> Any:
     return np.concatenate(padded)
 
 
-def _are_probabilities(objective: Any, main: Any, aims: Any, batch: Batch) -> bool:
+def _are_probabilities(objective: Any, main: Any, aims: Any, own: LossCall | None) -> bool:
     """Whether the loss takes this output for probabilities: then only that reading gives its value."""
     from torch.nn import functional
 
-    del batch
+    if own is not None:
+        return own.name == "binary_cross_entropy"
     if main.dim() < 2 or main.shape[-1] < 2 or aims is None:
         return bool(objective.name == "bce" and "sigmoid" in objective.how)
     sums = main.sum(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nndiag.checks.entropy_floor.layout import BINARY
@@ -26,6 +27,7 @@ INFORMATION = 0.01  # of the removable loss: less than this and the outputs do n
 LEARNABLE = 0.02  # of ln C: less than this and there is nothing to learn from the inputs
 FEWEST = 20
 IDENTICAL = 1e-28  # nats: rounding of float64, squared
+ALIKE = 1e-11  # nats: outputs that depend on the inputs by rounding alone
 SATURATED = 0.01  # share of rows that reach a bound
 FIXES = {
     DOUBLE_SOFTMAX: "pass logits to the loss: remove the softmax (or sigmoid) in front of CrossEntropyLoss; in Keras "
@@ -41,19 +43,24 @@ def loss_dtype(dtype: str, decimals: int | None) -> str:
     return "float64" if dtype == "float64" or (decimals or 0) >= 12 else "float32"
 
 
-def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
-    measured: Measured,
-    levels: Levels,
-    structures: Mapping[str, Bound],
-    dtype: str,
-    where: Where,
-    *,
-    untrained: bool = False,
+@dataclass(frozen=True)
+class Origin:
+    """Where predictions come from, and what is known of the model that made them."""
+
+    where: Where
+    learnt: bool | None = True  # whether it was trained; None where nothing shows it
+    squash: str = ""  # what its logits come out of, where that is known: "sigmoid", "tanh"
+
+
+def judge_predictions(
+    measured: Measured, levels: Levels, structures: Mapping[str, Bound], dtype: str, origin: Origin
 ) -> Iterator[Observation]:
     """Yield the findings about predictions for the same rows, and the answer.
 
-    An untrained model stands at the class prior by right: ENT005 has nothing to say about it.
+    An untrained model stands at the class prior by right: ENT005 has nothing to say about it. Where nothing shows
+    whether it was trained, it must know a prior that is not uniform, or answer all inputs alike.
     """
+    where, learnt = origin.where, origin.learnt
     losses = measured.losses
     if losses is None or not losses.rows:
         return
@@ -72,7 +79,7 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
         yield below
         yield Answer(f"the {below.message}")
         return
-    structure = _structure(measured, levels, structures, loss, where)
+    structure = _structure(measured, levels, structures, loss, origin)
     yield Judged("ENT006")
     if structure is not None:
         yield structure
@@ -84,11 +91,11 @@ def judge_predictions(  # noqa: PLR0913 - what predictions are judged by
         yield _at_floor(measured, levels, loss, excess, base, where)
     yield from _resolution(left, loss, levels, dtype, where, n)
     ignored = False
-    if untrained:
+    if learnt is False:
         yield Skip("ENT005", "the model comes untrained from its factory, at the prior by right; give --weights")
     else:
-        ignored = yield from _prior(measured, levels, loss, structure is None, where)
-    if untrained and structure is None and not done and levels.removable > LEARNABLE * levels.uniform:
+        ignored = yield from _prior(measured, levels, loss, structure is None, origin)
+    if learnt is False and structure is None and not done and levels.removable > LEARNABLE * levels.uniform:
         yield Answer(
             f"the untrained model starts at a loss of {num(loss)} nats; on these labels it can fall to {num(base)}, "
             f"and a constant answer gives {num(levels.prior)}"
@@ -194,7 +201,7 @@ def _resolution(  # noqa: PLR0913, PLR0917 - private, of one caller
 
 
 def _prior(
-    measured: Measured, levels: Levels, loss: float, open_question: bool, where: Where
+    measured: Measured, levels: Levels, loss: float, open_question: bool, origin: Origin
 ) -> Generator[Observation, None, bool]:
     """ENT005; returns whether the inputs are ignored."""
     losses = measured.losses
@@ -206,19 +213,22 @@ def _prior(
     if losses.rows < FEWEST:
         yield Skip("ENT005", f"needs at least {FEWEST} rows")
         return False
-    yield Judged("ENT005")
-    near = abs(loss - levels.prior) <= max(
-        AT_PRIOR * levels.removable, min(3.0 * losses.divergence.se, 0.05 * levels.removable)
-    )
+    reach = max(AT_PRIOR * levels.removable, min(3.0 * losses.divergence.se, 0.05 * levels.removable))
+    near = abs(loss - levels.prior) <= reach
     several = measured.layout.kind == BINARY and measured.layout.columns > 1
     information = math.nan if several else losses.information
     constant = near if several else information < INFORMATION * levels.removable
+    learnt = origin.learnt or levels.uniform - levels.prior > 2.0 * reach or information <= ALIKE
+    if near and constant and not learnt:
+        yield Skip("ENT005", "nothing shows that the model was trained; before that it is at the prior; give --weights")
+        return False
+    yield Judged("ENT005")
     if not (near and constant):
         return False
     yield found(
         "ENT005",
         f"loss {num(loss)} is the loss of the class prior, {num(levels.prior)}: the inputs are ignored",
-        where=where,
+        where=origin.where,
         evidence=Evidence(
             None if several else information,
             "nats",
@@ -234,7 +244,7 @@ def _prior(
 
 
 def _structure(  # noqa: C901 - one branch per way outputs can be bounded
-    measured: Measured, levels: Levels, structures: Mapping[str, Bound], loss: float, where: Where
+    measured: Measured, levels: Levels, structures: Mapping[str, Bound], loss: float, origin: Origin
 ) -> Finding | None:
     """ENT006 from the outputs themselves: they cannot leave a bounded set, and the bound costs loss."""
     look, rows = measured.extra, max(measured.extra.get("rows", 0), 1)
@@ -247,6 +257,11 @@ def _structure(  # noqa: C901 - one branch per way outputs can be bounded
         saturated = look["edge"] >= max(SATURATED * rows, 5)
         if look["low"] >= 0 and look["off"] == 0:
             kind, proof = DOUBLE_SOFTMAX, "every row of logits is a probability distribution"
+        elif origin.squash in ("sigmoid", "tanh"):
+            kind, proof = (
+                DOUBLE_SOFTMAX if origin.squash == "sigmoid" else TANH,
+                f"the logits come out of a {origin.squash}",
+            )
         elif inside and look["low"] >= 0 and saturated:
             kind, proof = DOUBLE_SOFTMAX, "every logit lies in [0, 1] and many reach 1: sigmoid outputs"
         elif inside and saturated:
@@ -262,7 +277,7 @@ def _structure(  # noqa: C901 - one branch per way outputs can be bounded
     return found(
         "ENT006",
         f"{kind}: with C = {levels.classes} the loss cannot fall below {bound:.4f} (now {loss:.4f})",
-        where=where,
+        where=origin.where,
         evidence=Evidence(bound, "nats", threshold=levels.floor, n={"rows": rows}, detail=proof),
         means=f"bounded outputs keep the loss {num(bound - levels.floor, 3)} nats above the floor of the labels",
         fix=FIXES[kind],

@@ -78,8 +78,8 @@ def _learned(bench: Bench) -> bool:
 
     if "weights" in str(getattr(bench.subject.model, "note", "")):
         return True
-    untrained = getattr(bench.subject.model, "untrained", None)
-    if bench.objective is None or (untrained is not None and untrained()):  # contrastive losses may start low
+    learnt = getattr(bench.subject.model, "learnt", None)
+    if bench.objective is None or (learnt is not None and learnt() is False):  # contrastive losses may start low
         return False
     chance = math.log(bench.classes) if bench.classes else _spread(bench)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import sys
 from functools import cache
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from nndiag.core.findings import Where
 from nndiag.lab.watch.blame import is_boundary, is_users, shown
@@ -19,12 +21,17 @@ if TYPE_CHECKING:
     from types import FrameType
 
 MARK = "_nndiag_built"  # a plain attribute: it travels with copies of the module
+LEARNT = "_nndiag_learnt"  # on a parameter that an optimizer has moved, and on a module that weights were loaded into
 
 
 @contextlib.contextmanager
 def recording_construction() -> Iterator[None]:
-    """Note, for every module built inside, the user's line that built it. For models that nndiag builds itself."""
+    """Note, for every module built inside, the user's line that built it. For models that nndiag builds itself.
+
+    What an optimizer moves inside, and what weights are loaded into, is marked too: see `moved` and `loaded`.
+    """
     original: Any = nn.Module.__init__
+    loading: Any = nn.Module.load_state_dict
 
     def noting(self: nn.Module, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
@@ -32,11 +39,38 @@ def recording_construction() -> Iterator[None]:
         if place is not None:
             object.__setattr__(self, MARK, place)
 
+    @functools.wraps(loading)
+    def marking(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        outcome = loading(self, *args, **kwargs)
+        object.__setattr__(self, LEARNT, True)
+        return outcome
+
     nn.Module.__init__ = noting  # type: ignore[method-assign]
+    nn.Module.load_state_dict = marking  # type: ignore[method-assign]
+    stepping = register_optimizer_step_post_hook(_stepped)
     try:
         yield
     finally:
         nn.Module.__init__ = original  # type: ignore[method-assign]
+        nn.Module.load_state_dict = loading  # type: ignore[method-assign]
+        stepping.remove()
+
+
+def _stepped(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+    """Mark what an optimizer has just moved."""
+    for group in optimizer.param_groups:
+        for item in group["params"]:
+            setattr(item, LEARNT, True)
+
+
+def moved(model: nn.Module) -> bool:
+    """Whether a parameter was moved by an optimizer while the user's code ran, or still has a gradient from it."""
+    return any(hasattr(item, LEARNT) or (item.is_leaf and item.grad is not None) for item in model.parameters())
+
+
+def loaded(model: nn.Module) -> bool:
+    """Whether a state dict was loaded into it, or into a part of it, while the user's code ran."""
+    return any(hasattr(module, LEARNT) for module in model.modules())
 
 
 def _builder(module: nn.Module, frame: FrameType | None) -> tuple[str, int] | None:
