@@ -77,9 +77,8 @@ def look(
     rank, world = rank_and_world()
     inputs, targets = Profiler(axis), TargetCollector()
     key, others, sizes, complete = "", (), [], True  # type: str, tuple[str, ...], list[int], bool
-    files = source.chunks(rank, world) if hasattr(source, "chunks") else None
-    pieces = _chunks(files) if files is not None else _turns(_batches(source, sizes), rank, world)
-    for number, (piece, part) in enumerate(_computed(inputs, pieces, source.name)):
+    readers = _readers(source, rank, world) or [_turns(_batches(source, sizes), rank, world)]
+    for number, (piece, part) in enumerate(_computed(inputs, readers, source.name)):
         key, others = key or piece.key, others or piece.others
         inputs.add(piece.inputs, piece.start, part)
         if piece.targets is not None:
@@ -98,6 +97,23 @@ def look(
     return Seen(profile, aims, key, others, sizes[0] if whole else None, sizes[-1] if whole else None, complete)
 
 
+def kept_targets(seen: Seen) -> tuple[Array, Array] | None:
+    """Return the kept rows that are finite, (rows, features, inner), with the one target of each, (rows,).
+
+    None where rows have several targets or some have none, and under torchrun, where targets are joined rank by rank.
+    """
+    targets, inputs = seen.targets, seen.inputs
+    if targets is None or rank_and_world()[1] > 1 or any(axis != 1 for axis in targets.shape):
+        return None
+    if targets.moments.count[0] + targets.moments.nonfinite[0] != inputs.rows:
+        return None
+    here = inputs.index < len(targets.sample)
+    rows = np.asarray(inputs.sample[here], dtype=np.float64)
+    aims = targets.sample[inputs.index[here]]
+    kept = np.isfinite(rows).all(axis=(1, 2)) & np.isfinite(aims)
+    return (rows[kept], aims[kept]) if kept.any() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Some rows of inputs with their targets."""
@@ -109,8 +125,40 @@ class Piece:
     others: tuple[str, ...] = ()
 
 
-def _computed(inputs: Profiler, pieces: Iterator[Piece], name: str) -> Iterator[tuple[Piece, m.Moments]]:
-    """Yield each piece with its moments, in order; threads work ahead while the next piece is read."""
+def _readers(source: DataSource, rank: int, world: int) -> list[Iterator[Piece]]:
+    """Open a file that can be read in chunks: several times where its parts can be read by themselves, in turns."""
+    files = source.chunks(rank, world) if hasattr(source, "chunks") else None
+    if files is None:
+        return []
+    if not getattr(source, "seekable", False):
+        return [_chunks(files)]
+    several = 2 * WORKERS  # so that no thread waits for another's turn
+    return [_chunks(source.chunks(rank + world * turn, world * several)) for turn in range(several)]  # type: ignore[attr-defined]
+
+
+def _computed(inputs: Profiler, readers: list[Iterator[Piece]], name: str) -> Iterator[tuple[Piece, m.Moments]]:
+    """Yield each piece with its moments, in order: the readers take turns. Threads work ahead."""
+    if len(readers) == 1:
+        yield from _computed_behind(inputs, readers[0], name)
+        return
+
+    def work(reader: Iterator[Piece]) -> tuple[Piece, m.Moments] | None:
+        piece = next(reader, None)
+        return None if piece is None else (piece, m.moments(_viewed(inputs, piece, name)))
+
+    found = work(readers[0])  # alone: the first piece tells how all are laid out
+    with ThreadPoolExecutor(WORKERS) as pool:
+        waiting = deque(pool.submit(work, reader) for reader in (*readers[1:], readers[0]))
+        for reader in itertools.cycle((*readers[1:], readers[0])):
+            if found is None:  # the readers behind it are at their ends, too
+                return
+            yield found
+            found = waiting.popleft().result()
+            waiting.append(pool.submit(work, reader))
+
+
+def _computed_behind(inputs: Profiler, pieces: Iterator[Piece], name: str) -> Iterator[tuple[Piece, m.Moments]]:
+    """Compute in threads while the next piece is read here."""
     waiting: deque[tuple[Piece, Future[m.Moments]]] = deque()
     with ThreadPoolExecutor(WORKERS) as pool:
         for piece in pieces:

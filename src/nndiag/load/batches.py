@@ -76,6 +76,13 @@ class ArrayData:
             raise NndiagError(f"{self.name} has more targets than inputs", hint="one target for each row")
 
     @property
+    def seekable(self) -> bool:
+        """Whether `chunks` of one share cost nothing of the others."""
+        if isinstance(self.inputs, Mapping) or self.inputs.part is None:
+            return False
+        return self.targets is None or self.targets.part is not None
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the input columns, where there are any."""
         return () if isinstance(self.inputs, Mapping) else self.inputs.columns

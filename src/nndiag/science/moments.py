@@ -96,14 +96,17 @@ def moments(block: Array, pivot: Array | None = None) -> Moments:
 def _pivot(block: Array) -> Array:
     """The mean of a few rows where it dwarfs their spread, else 0: no digits are lost there, and no pass is spent."""
     few = np.asarray(block[:: max(1, len(block) // 16)], dtype=np.float64)
-    few = np.where(np.isfinite(few), few, np.nan)
-    filled = np.isfinite(few)
-    axes = (0, 2) if block.ndim == 3 else (0,)
-    count = np.maximum(filled.sum(axis=axes), 1)
-    mean = np.where(filled, few, 0.0).sum(axis=axes) / count
-    with np.errstate(over="ignore"):
-        square = np.where(filled, few**2, 0.0).sum(axis=axes) / count
-    return np.asarray(np.where(mean**2 > OFFSET * np.maximum(square - mean**2, 0.0), mean, 0.0))
+    if few.ndim == 3:
+        few = few.transpose(0, 2, 1).reshape(-1, few.shape[1])
+    count: Any = float(len(few))
+    with np.errstate(all="ignore"):
+        mean, square = few.sum(axis=0) / count, np.einsum("rf,rf->f", few, few) / count
+        if not np.isfinite(square).all():
+            filled = np.isfinite(few)
+            few, count = np.where(filled, few, 0.0), np.maximum(filled.sum(axis=0), 1)
+            mean, square = few.sum(axis=0) / count, np.einsum("rf,rf->f", few, few) / count
+        dwarfs = mean**2 > OFFSET * np.maximum(square - mean**2, 0.0)
+    return np.asarray(np.where(dwarfs, mean, 0.0)) if dwarfs.any() else np.zeros(len(mean))
 
 
 def _along_rows(block: Array, pivot: Array) -> Moments:

@@ -122,6 +122,7 @@ class Profiler:
         self._moments = m.empty(0)
         self._rows, self._next, self._stride, self._capacity, self._inner = 0, 0, 1, KEPT, 1
         self._kept: list[Array] = []
+        self._held = 0  # rows kept so far
         self._index: list[Array] = []
         self._first_bad: tuple[int, int] | None = None
 
@@ -182,14 +183,15 @@ class Profiler:
             rows = rows[:, :, np.linspace(0, inner - 1, self._inner).round().astype(np.int64)]
         self._kept.append(np.array(rows))
         self._index.append(first + wanted)
-        while sum(map(len, self._index)) > 2 * self._capacity:
+        self._held += len(wanted)
+        while self._held > 2 * self._capacity:
             self._thin(self._stride * 2)
 
     def _thin(self, stride: int) -> None:
         keep = [index % stride == 0 for index in self._index]
         self._kept = [rows[mask] for rows, mask in zip(self._kept, keep, strict=True) if mask.any()]
         self._index = [index[mask] for index, mask in zip(self._index, keep, strict=True) if mask.any()]
-        self._stride = stride
+        self._held, self._stride = sum(map(len, self._index)), stride
 
     def result(self) -> Profile | None:
         """Return what was seen, or None when there was nothing."""
