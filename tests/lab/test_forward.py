@@ -12,7 +12,7 @@ from torch import nn
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
-from nndiag.lab.forward import batch_rows, call, main_input, main_output, move, rows_of, take, tensors_in
+from nndiag.lab.forward import batch_rows, call, in_precision, main_input, main_output, move, rows_of, take, tensors_in
 
 
 class Named(nn.Module):
@@ -166,6 +166,15 @@ def test_moving_changes_the_type_of_floating_tensors_only():
     assert [item.dtype for item in tensors_in([moved.inputs, moved.targets])] == [
         torch.float64, torch.int64, torch.float64,
     ]  # fmt: skip
+
+
+def test_a_change_of_precision_keeps_both_parts_of_complex_numbers():
+    layer = torch.nn.Linear(2, 2)
+    layer.spectrum = torch.nn.Parameter(torch.tensor([1 + 2j], dtype=torch.complex64))
+    turned = in_precision(layer, torch.float64)
+    assert turned.weight.dtype == torch.float64
+    assert turned.spectrum.dtype == torch.complex128
+    assert turned.spectrum.item() == 1 + 2j
 
 
 def test_the_main_input_is_no_label():

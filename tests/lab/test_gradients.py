@@ -217,3 +217,15 @@ def test_unrest_tells_a_random_forward_from_a_still_one():
     objective = resolve_objective(Training(loss="cross_entropy"), noisy, batch)
     assert gradients.unrest(noisy.train(), batch, objective) > 0
     assert gradients.unrest(noisy.eval(), batch, objective) == 0
+    assert gradients.unrest(HushedNoise(), batch, objective) > 0  # the gradient of its zero gain is what is drawn
+
+
+class HushedNoise(nn.Module):
+    """Noise times a gain that starts at zero, as in StyleGAN: the loss is still, the gradient is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.gain = network(), nn.Parameter(torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        return self.body(x) + self.gain * torch.randn(len(x), 3, dtype=x.dtype)

@@ -14,7 +14,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from nndiag.core.errors import NndiagError, UsageError
 from nndiag.core.subject import Batch
 from nndiag.lab.bench import Bench, one_line, state_of
-from nndiag.lab.forward import batch_rows, mapped, take, unwrapped
+from nndiag.lab.forward import batch_rows, in_precision, mapped, take, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,7 +91,7 @@ def _bench(  # noqa: PLR0913 - the parts of a bench, all by name
     if dtype is not None and sum(_size(item) for item in model.parameters()) > FLOAT64_LIMIT:
         dtype = None
     if dtype is not None:
-        model = model.to(dtype)
+        model = in_precision(model, dtype)
     own = next((item.dtype for item in model.parameters() if item.is_floating_point()), torch.float32)
     for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag):

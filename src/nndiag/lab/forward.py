@@ -181,6 +181,16 @@ def _fields(output: Any) -> dict[str, Any]:
     return {}
 
 
+def in_precision(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Turn a model's numbers into a precision; complex ones keep both parts, which `Module.to` throws away."""
+
+    def turned(item: Tensor) -> Tensor:
+        return item.to(dtype.to_complex() if item.is_complex() else dtype if item.is_floating_point() else item.dtype)
+
+    model._apply(turned)  # type: ignore[no-untyped-call]  # noqa: SLF001 - what `Module.to` itself calls
+    return model
+
+
 def _answers(item: Tensor) -> bool:
     return item.is_floating_point() or item.is_complex()
 
@@ -192,6 +202,7 @@ __all__ = [
     "batch_rows",
     "call",
     "fitted",
+    "in_precision",
     "invoke",
     "main_input",
     "main_output",

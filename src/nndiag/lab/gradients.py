@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
 from nndiag.lab.borrow import seeded
-from nndiag.lab.forward import batch_rows, mapped, move, rows_of
+from nndiag.lab.forward import batch_rows, in_precision, mapped, move, rows_of
 from nndiag.lab.objective import loss_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def flat_gradient(model: nn.Module, sketch: int = SKETCH, dtype: torch.dtype = t
         (P,)
     """
     pieces = [
-        (torch.zeros_like(item) if item.grad is None else _dense(item.grad)).detach().flatten()
+        _coordinates(torch.zeros_like(item) if item.grad is None else item.grad)
         for item in model.parameters()
         if item.requires_grad
     ]
@@ -78,8 +78,10 @@ def room_for(gradients: int) -> int:
     return max(SKETCH, HELD // gradients)
 
 
-def _dense(grad: Tensor) -> Tensor:
-    return grad.to_dense() if grad.is_sparse else grad
+def _coordinates(grad: Tensor) -> Tensor:
+    """Return a gradient dense and real: both parts of a complex one."""
+    grad = (grad.to_dense() if grad.is_sparse else grad).detach()
+    return (torch.view_as_real(grad.resolve_conj()) if grad.is_complex() else grad).flatten()
 
 
 def gradient_of(  # noqa: PLR0913 - a measurement has these parts
@@ -121,12 +123,19 @@ def gradient_of(  # noqa: PLR0913 - a measurement has these parts
 
 
 def unrest(model: nn.Module, batch: Batch, objective: Objective, *, seed: int = 0) -> float:
-    """Return the relative distance between the losses of two equal calls under different seeds: 0 when still."""
+    """Return how far two equal calls under different seeds are apart, relative: 0 when losses and gradients are still.
+
+    Gradients tell of noise that a factor of zero keeps from the loss: StyleGAN's starts so.
+    """
     found = []
     for turn in (seed, seed + 1):
         with seeded(turn), torch.no_grad():
             found.append(float(loss_of(model, batch, objective)[0]))
-    return abs(found[0] - found[1]) / max(abs(found[1]), 1e-300)
+    apart = abs(found[0] - found[1]) / max(abs(found[1]), 1e-300)
+    with contextlib.suppress(NndiagError):  # a few rows may give no gradient where the whole batch does
+        one, other = (gradient_of(model, batch, objective, seed=turn) for turn in (seed, seed + 1))
+        apart = max(apart, relative(one, other)[0] if float(other.norm()) else 0.0)
+    return apart
 
 
 def whole_batch(data: DataSource, rows: int, device: str = "cpu") -> Batch | None:
@@ -257,7 +266,7 @@ def token_counts(shard: Batch) -> int:
 @contextlib.contextmanager
 def precise(model: nn.Module) -> Iterator[nn.Module]:
     """Lend a model in float64, the oracle that rounding is told apart with; raises where it has no such kernels."""
-    yield model.double()
+    yield in_precision(model, torch.float64)
 
 
 def still(model: nn.Module, *, batchnorm: bool = False) -> nn.Module:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from nndiag.lab.borrow import seeded
-from nndiag.lab.forward import call, main_output, move
+from nndiag.lab.forward import call, in_precision, main_output, move
 from nndiag.lab.optimizers import make_optimizer
 from nndiag.science.entropy import kl, log_softmax
 
@@ -94,7 +94,7 @@ def train_in(  # noqa: PLR0913 - a training run has these parts
     logged: list[float] = []
     ended = ""
     with seeded(seed), torch.enable_grad():
-        model = problem.make().to(dtype).eval()
+        model = in_precision(problem.make(), dtype).eval()
         inputs, targets = move(problem.inputs, "cpu", dtype), problem.targets.to(dtype)
         aims = problem.targets if kind == MIXED else targets
         optimizer = _optimizer(training, model)

@@ -38,7 +38,7 @@ class Comparison:
     precise: bool
     real: bool
     world_aware: bool
-    noise: float  # relative distance between the losses of two equal calls
+    noise: float  # relative distance between the losses, or the gradients, of two equal calls
 
     @property
     def tolerance(self) -> float:

@@ -45,7 +45,10 @@ def tell(setting: Setting, seen: Comparison) -> Iterator[Observation]:
         return
     if seen.noise > seen.tolerance:
         for code in ("MGL101", "MGL102"):
-            yield Skip(code, f"equal calls in eval mode give losses {seen.noise:.2g} apart: nothing can be compared")
+            yield Skip(
+                code,
+                f"equal calls in eval mode are {seen.noise:.2g} apart in loss or gradient: nothing can be compared",
+            )
         return
     if seen.real and not seen.world_aware:
         here = emulated(setting, seen.parts, seen.sums, seen.counts)

@@ -11,6 +11,7 @@ from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Evidence, Measurement, Severity, Where
 from nndiag.core.rules import found
 from nndiag.lab import gradients
+from nndiag.lab.forward import in_precision
 from nndiag.science.scaling import name_of_factor
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def with_batchnorm(setting: Setting, seen: Comparison) -> Iterator[Observation]:
     if min(setting.layout.sizes) < 2:
         return
     if seen.precise:
-        made = made.double()
+        made = in_precision(made, torch.float64)
     seed = setting.subject.run.seed
     try:
         with setting.alone():
