@@ -269,6 +269,10 @@ HARD_CURVES = {
     "minus a probability": (decay(-0.1, -0.95), {}, ["ENT003 error"]),
     "prior": (decay(TOP + 0.4, TOP, scale=10), {}, ["ENT005 warning"]),
     "near tanh, but batches fall below it": (decay(TOP, 0.8, noise=0.02), {}, []),
+    "prior in bits": (BITS * decay(1.07 * TOP, TOP, scale=10), {}, ["ENT009 warning"]),
+    "prior, four micro-batches added": (4 * decay(1.04 * TOP, TOP, scale=10), {}, ["ENT009 warning"]),
+    "rests 1 % above four times the prior": (4 * decay(1.04 * TOP, 1.01 * TOP, scale=10), {}, []),
+    "rests at four times the prior, from ten times": (4 * decay(2.5 * TOP, TOP, scale=10), {}, ["ENT009 note"]),
     "sum over 64": (64 * decay(TOP, 0.3), {}, ["ENT009 warning"]),
     "sum over the 1000 rows": (N * decay(TOP, 0.3), {}, ["ENT009 warning"]),
     "perplexity that ends above ln C": (np.exp(decay(TOP, 1.2)), {}, ["ENT009 warning"]),
@@ -289,6 +293,18 @@ def test_a_curve_over_soft_labels(name):
 def test_a_curve_over_hard_labels(name):
     values, more, expected = HARD_CURVES[name]
     assert codes(judged(values, IDS, **more)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (decay(1.05 * TOP, TOP, scale=10), ["ENT005 warning"]),
+        (np.concatenate([decay(TOP, 1.0, scale=10), decay(1.0, TOP, scale=30)]), []),  # overfitted on its way there
+        (decay(1.05 * TOP, 0.99 * TOP, scale=10), []),
+    ],
+)
+def test_a_curve_that_rests_at_equal_odds_has_not_even_learnt_the_shares_of_the_classes(values, expected):
+    assert codes(judged(values, np.minimum(IDS, RNG.randint(0, C, N)))) == expected
 
 
 def test_a_sum_over_tokens_that_starts_near_the_number_of_classes_is_no_perplexity():

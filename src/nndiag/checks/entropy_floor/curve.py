@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from nndiag.checks.entropy_floor.predictions import AT_FLOOR, FIXES, LEARNABLE
-from nndiag.checks.entropy_floor.standing import Standing
+from nndiag.checks.entropy_floor.standing import Standing, at_equal_odds
 from nndiag.checks.entropy_floor.units import Mismatch, mismatch
 from nndiag.checks.entropy_floor.words import LN2, num, percent, plus_minus
 from nndiag.core.findings import Answer, Evidence, Judged, Measurement, Series, Severity, Skip
@@ -25,6 +25,7 @@ SHOWN_POINTS = 400
 ABOVE_STRUCTURE = 0.02  # of the way from the double-softmax floor to ln C: not every sample is right
 ABOVE_RARER = 0.007  # likewise for the other bounds, which are rarer and whose levels are ordinary losses
 QUIET = 0.012  # likewise: how far the values of a tail at one of these lie apart at most
+EQUAL_ODDS = "equal odds"
 SHARP = 0.01  # a tail less sure than this share of the way names nothing
 
 
@@ -163,6 +164,8 @@ def _plateaus(
         off = abs(tail.mean - levels.prior)
         if tail.flat(0.01 * removable) and off <= max(0.01 * removable, min(2.0 * tail.se, 0.03 * removable)):
             candidates.append((off, "ENT005", ""))
+        elif at_equal_odds(at, levels):
+            candidates.append((abs(tail.mean - levels.uniform), "ENT005", EQUAL_ODDS))
     else:
         yield Skip("ENT005", "prior and floor are (almost) equal" if labelled else "the class prior needs labels")
     if structures:
@@ -174,7 +177,9 @@ def _plateaus(
         return None
     _, code, kind = min(candidates)
     if code == "ENT005":
-        yield _at_prior(at, levels)
+        yield _at_prior(at, levels, equal=kind == EQUAL_ODDS)
+        if kind == EQUAL_ODDS:
+            return f"at {num(levels.uniform)}, what equal probabilities give: nothing has been learnt"
         return f"at the class prior {num(levels.prior)}: the inputs are ignored"
     yield _at_structure(at, levels, kind, structures[kind].level)
     return f"at {structures[kind].level:.4f}, the floor of {kind} with C = {levels.classes}"
@@ -200,17 +205,21 @@ def _structural(at: Standing, levels: Levels, structures: Mapping[str, Bound]) -
     return near
 
 
-def _at_prior(at: Standing, levels: Levels) -> Finding:
+def _at_prior(at: Standing, levels: Levels, *, equal: bool) -> Finding:
     tail = at.tail
+    level = f"equal probabilities (ln C, {num(levels.uniform)})" if equal else f"the class prior ({num(levels.prior)})"
     return found(
         "ENT005",
-        f"the loss rests at {num(tail.mean)}, that of the class prior ({num(levels.prior)}): the inputs are ignored",
+        f"the loss rests at {num(tail.mean)}, that of {level}: the inputs are ignored",
         where=at.where,
         evidence=Evidence(
-            tail.mean, "nats", (tail.mean - 1.96 * tail.se, tail.mean + 1.96 * tail.se), levels.prior, at.evidence_n,
+            tail.mean, "nats", (tail.mean - 1.96 * tail.se, tail.mean + 1.96 * tail.se),
+            levels.uniform if equal else levels.prior, at.evidence_n,
             detail=f"mean of the tail; floor {num(levels.floor)}, prior {num(levels.prior)}",
         ),
-        means="a constant answer, the share of each class, gives this loss: nothing about the inputs has been learnt",
+        means="all classes are given the same probability: not even their shares have been learnt"
+        if equal
+        else "a constant answer, the share of each class, gives this loss: nothing about the inputs has been learnt",
         fix="look for inputs shuffled against labels, a dead layer (init-symmetry), unscaled inputs "
         "(check-normalization) or a learning rate that is far off",
     )  # fmt: skip

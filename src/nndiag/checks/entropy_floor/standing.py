@@ -14,6 +14,10 @@ from nndiag.science.entropy_curve import Tail, coarse_dtype, tail_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from nndiag.checks.entropy_floor.levels import Levels
+
+UNEQUAL = 0.02  # of ln C: how far below it the class prior lies at least, to be told from it
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -70,6 +74,15 @@ def standing_of(curve: Any, units: str, tail: str) -> Standing:
         values, rounding = values * LN2, rounding * LN2
     share = tail_of(values, _points(tail, len(values)))
     return Standing(name, steps, values, rounding, share, coarse, unit)
+
+
+def at_equal_odds(at: Standing, levels: Levels) -> bool:
+    """Whether the curve rests at ln C, has never been better, and a constant answer would be."""
+    tail, uniform = at.tail, levels.uniform
+    if uniform - levels.prior <= UNEQUAL * uniform or not tail.flat(0.005 * uniform):
+        return False
+    off = abs(tail.mean - uniform)
+    return off <= min(max(3.0 * tail.se, 0.0005 * uniform), 0.003 * uniform) and bool(at.values.min() >= 0.97 * uniform)
 
 
 def _points(tail: str, n: int) -> int:

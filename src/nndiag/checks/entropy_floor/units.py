@@ -22,6 +22,8 @@ WORSE = 1.1  # times ln C: a curve that ends above it was never better than equa
 FALLEN = 1.5  # times: a curve that fell by less may be one that never learnt
 # over which sums of losses run: batch sizes and lengths as people choose them
 SIZES = (2, 3, 4, 8, 10, 16, 20, 24, 32, 48, 50, 64, 96, 100, 128, 200, 256, 384, 500, *(512 << i for i in range(12)))
+BAD_START = 1.3  # times ln C: where most bad initialisations begin
+BITS = ("bits, not nats", "pass --units bits, or multiply the curve by ln 2")
 MEAN = 'average over samples and tokens as the floor does: reduction="mean"'
 
 
@@ -137,7 +139,31 @@ def _factor(start: float, tail: Tail, levels: Levels, tokens: int) -> Mismatch |
                 f"a sum: {num(end, 3)} times the loss per sample", MEAN, end,
                 f"it starts at {num(begin, 3)} times ln C and ends at {num(end, 3)} times the floor",
             )  # fmt: skip
-    return None
+    return _rests_at_prior(begin, tail, levels)
+
+
+def _rests_at_prior(begin: float, tail: Tail, levels: Levels) -> Mismatch | None:
+    """The class prior in bits, or summed: where no mean over samples rests, to the curve's own noise.
+
+    A constant answer gives the prior, so a mean in nats that lies above ln C falls further. The start is the second
+    sign: that of an untrained model in the same unit, or somewhat above it.
+    """
+    if levels.prior <= ENOUGH or tail.mean < WORSE * levels.uniform or not tail.flat(0.005 * tail.mean):
+        return None
+    size = float(_nearest(tail.mean / levels.prior, levels.rows))
+    bits = abs(tail.mean * LN2 / levels.prior - 1.0) <= 2.0 * SHARP
+    factor = 1.0 / LN2 if bits else size
+    near = min(max(3.0 * tail.se / tail.mean, 0.0005), SHARP)
+    # finite samples of even classes put the prior a little below ln C, where a constant answer may stand as well
+    level = min((levels.prior, levels.uniform), key=lambda one: abs(tail.mean / factor - one))
+    end = tail.mean / level
+    if abs(end / factor - 1.0) > near or not 1.0 - START <= begin / factor <= BAD_START:
+        return None
+    proof = f"it starts at {num(begin, 4)} times ln C and rests at {num(end, 5)} times what a constant answer gives"
+    if bits:
+        return Mismatch(f"{BITS[0]}, at the class prior: the inputs are ignored", BITS[1], factor, proof, ends=True)
+    over = f"a sum: {num(size)} times the class prior per sample (samples, micro-batches or several losses added)"
+    return Mismatch(over, MEAN, factor, proof, ends=True)
 
 
 def _ends(tail: Tail, known: float, levels: Levels, noise: float) -> bool:
@@ -152,7 +178,7 @@ def _ends(tail: Tail, known: float, levels: Levels, noise: float) -> bool:
 def _known(classes: int, tokens: int) -> list[tuple[float, str, str]]:
     """Factors that have a name."""
     known = [
-        (1.0 / LN2, "bits, not nats", "pass --units bits, or multiply the curve by ln 2"),
+        (1.0 / LN2, *BITS),
         (LN2, "nats read as bits", "leave --units bits out: the curve is in nats"),
         (1.0 / math.log(10.0), "log10, not nats", "multiply the curve by ln 10 = 2.302585"),
         (
