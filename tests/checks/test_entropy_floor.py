@@ -301,10 +301,13 @@ def test_a_curve_over_hard_labels(name):
         (decay(1.05 * TOP, TOP, scale=10), ["ENT005 warning"]),
         (np.concatenate([decay(TOP, 1.0, scale=10), decay(1.0, TOP, scale=30)]), []),  # overfitted on its way there
         (decay(1.05 * TOP, 0.99 * TOP, scale=10), []),
+        (None, ["ENT005 warning"]),  # predictions, all 1/C
     ],
 )
 def test_a_curve_that_rests_at_equal_odds_has_not_even_learnt_the_shares_of_the_classes(values, expected):
-    assert codes(judged(values, np.minimum(IDS, RNG.randint(0, C, N)))) == expected
+    labels = np.minimum(IDS, RNG.randint(0, C, N))
+    report = examine({"labels": labels, "logits": np.zeros((N, C))}) if values is None else judged(values, labels)
+    assert codes(report) == expected
 
 
 def test_a_sum_over_tokens_that_starts_near_the_number_of_classes_is_no_perplexity():

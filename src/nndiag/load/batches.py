@@ -46,13 +46,13 @@ class ArrayData:
             tensors = {key: _tensor(piece) for key, piece in zip(parts, pieces, strict=True)}
             aim = next(aims, None) if aims is not None else None
             if aims is not None and (aim is None or len(aim) != len(pieces[0])):
-                raise NndiagError(f"{self.name} has more inputs than targets", hint="one target for each row")
+                raise self._uneven("more inputs than targets")
             empty = False
             yield Batch(tensors if isinstance(self.inputs, Mapping) else tensors[""], self._target(aim))
         if empty:
             raise NothingApplicableError(f"{self.name} has no rows", hint="was it written completely?")
         if aims is not None and next(aims, None) is not None:
-            raise NndiagError(f"{self.name} has more targets than inputs", hint="one target for each row")
+            raise self._uneven("more targets than inputs")
 
     def chunks(self, rank: int = 0, world: int = 1) -> Iterator[tuple[int, Any, Any]] | None:
         """Yield row number, inputs and targets as plain arrays some MiB at a time; None when there are several inputs.
@@ -70,10 +70,17 @@ class ArrayData:
         for start, piece in inputs.share(rows, rank, world):
             _, aim = next(aims, (start, None)) if aims is not None else (start, None)
             if aims is not None and (aim is None or len(aim) != len(piece)):
-                raise NndiagError(f"{self.name} has more inputs than targets", hint="one target for each row")
+                raise self._uneven("more inputs than targets")
             yield start, piece, self._plain(aim)
         if aims is not None and next(aims, None) is not None:
-            raise NndiagError(f"{self.name} has more targets than inputs", hint="one target for each row")
+            raise self._uneven("more targets than inputs")
+
+    def _uneven(self, words: str) -> NndiagError:
+        """Inputs and targets of different length, with both counts where the file says them."""
+        first = next(iter(self.inputs.values())) if isinstance(self.inputs, Mapping) else self.inputs
+        counts = (first.shape[0], self.targets.shape[0] if self.targets is not None else None)
+        told = f"{counts[0]} rows of inputs and {counts[1]} targets" if None not in counts else words
+        return NndiagError(f"{self.name} has {told}", hint="one target for each row")
 
     @property
     def seekable(self) -> bool:

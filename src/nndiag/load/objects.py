@@ -41,6 +41,7 @@ def _beginner(  # noqa: PLR0911 - one return for each kind of data
         raise NndiagError(f"{name} is a model where data was expected", hint="give the data as well: MODEL DATA")
     if _is_array(thing) or _is_columns(thing):
         return lambda wish: _rows(thing, wish or size)
+    _refuse_uneven(name, thing)
     if isinstance(thing, DataLoader):
         return _restarting(thing)
     if isinstance(thing, IterableDataset):
@@ -113,6 +114,15 @@ def _is_columns(thing: Any) -> bool:
         and _same_rows(thing)
         and (thing[0].shape, thing[0].dtype) != (thing[1].shape, thing[1].dtype)
     )
+
+
+def _refuse_uneven(name: str, thing: Any) -> None:
+    """Inputs and targets of different length: a tuple of arrays with different axes cannot be two batches of a kind."""
+    if not isinstance(thing, tuple) or len(thing) != 2 or not all(map(_is_array, thing)):
+        return
+    rows, aims = thing
+    if rows.ndim > 1 and aims.ndim == 1 and len(rows) != len(aims):
+        raise NndiagError(f"{name} has {len(rows)} rows of inputs and {len(aims)} targets", hint="one for each row")
 
 
 def _same_rows(parts: Sequence[Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from nndiag.checks.entropy_floor.predictions import AT_FLOOR, FIXES, LEARNABLE
+from nndiag.checks.entropy_floor.predictions import AT_FLOOR, EQUAL_MEANS, FIXES, LEARNABLE, PRIOR_MEANS
 from nndiag.checks.entropy_floor.standing import Standing, at_equal_odds
 from nndiag.checks.entropy_floor.units import Mismatch, mismatch
 from nndiag.checks.entropy_floor.words import LN2, num, percent, plus_minus
@@ -217,9 +217,7 @@ def _at_prior(at: Standing, levels: Levels, *, equal: bool) -> Finding:
             levels.uniform if equal else levels.prior, at.evidence_n,
             detail=f"mean of the tail; floor {num(levels.floor)}, prior {num(levels.prior)}",
         ),
-        means="all classes are given the same probability: not even their shares have been learnt"
-        if equal
-        else "a constant answer, the share of each class, gives this loss: nothing about the inputs has been learnt",
+        means=EQUAL_MEANS if equal else PRIOR_MEANS,
         fix="look for inputs shuffled against labels, a dead layer (init-symmetry), unscaled inputs "
         "(check-normalization) or a learning rate that is far off",
     )  # fmt: skip

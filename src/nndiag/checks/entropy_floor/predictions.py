@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from nndiag.checks.entropy_floor.layout import BINARY
+from nndiag.checks.entropy_floor.standing import equal_odds
 from nndiag.checks.entropy_floor.words import num, percent
 from nndiag.core.errors import NndiagError
 from nndiag.core.findings import Answer, Evidence, Judged, Skip, Where
@@ -28,6 +29,8 @@ LEARNABLE = 0.02  # of ln C: less than this and there is nothing to learn from t
 FEWEST = 20
 IDENTICAL = 1e-28  # nats: rounding of float64, squared
 ALIKE = 1e-11  # nats: outputs that depend on the inputs by rounding alone
+PRIOR_MEANS = "a constant answer, the share of each class, gives this loss: nothing about the inputs has been learnt"
+EQUAL_MEANS = "all classes are given the same probability: not even their shares have been learnt"
 SATURATED = 0.01  # share of rows that reach a bound
 FIXES = {
     DOUBLE_SOFTMAX: "pass logits to the loss: remove the softmax (or sigmoid) in front of CrossEntropyLoss; in Keras "
@@ -140,7 +143,9 @@ def _answer(  # noqa: PLR0913 - what the sentence is made of
     if done:
         return f"{head}: training is done, not stuck; watch KL ({num(left, 3)}), not the loss"
     if ignored:
-        return f"{head} and at the class prior {num(levels.prior)}: the predictions do not use the inputs"
+        equal = equal_odds(loss, levels)
+        at = f"and at ln C, {num(levels.uniform)}" if equal else f"and at the class prior {num(levels.prior)}"
+        return f"{head} {at}: the predictions do not use the inputs"
     if levels.removable > LEARNABLE * levels.uniform:
         share = (levels.prior - loss) / max(levels.prior - base, 1e-300)
         if share < 0:
@@ -218,16 +223,18 @@ def _prior(
     several = measured.layout.kind == BINARY and measured.layout.columns > 1
     information = math.nan if several else losses.information
     constant = near if several else information < INFORMATION * levels.removable
+    equal = origin.learnt is True and information <= ALIKE and equal_odds(loss, levels)
     learnt = origin.learnt or levels.uniform - levels.prior > 2.0 * reach or information <= ALIKE
     if near and constant and not learnt:
         yield Skip("ENT005", "nothing shows that the model was trained; before that it is at the prior; give --weights")
         return False
     yield Judged("ENT005")
-    if not (near and constant):
+    if not (near and constant) and not equal:
         return False
+    level = f"equal probabilities, {num(levels.uniform)}" if equal else f"the class prior, {num(levels.prior)}"
     yield found(
         "ENT005",
-        f"loss {num(loss)} is the loss of the class prior, {num(levels.prior)}: the inputs are ignored",
+        f"loss {num(loss)} is the loss of {level}: the inputs are ignored",
         where=origin.where,
         evidence=Evidence(
             None if several else information,
@@ -236,7 +243,7 @@ def _prior(
             n={"rows": losses.rows},
             detail="how much the predictions vary with the input: H(mean p) - mean H(p)",
         ),
-        means="a constant answer, the share of each class, gives this loss: nothing about the inputs has been learnt",
+        means=EQUAL_MEANS if equal else PRIOR_MEANS,
         fix="look for inputs shuffled against labels, a dead layer (init-symmetry), unscaled inputs "
         "(check-normalization) or a learning rate that is far off",
     )

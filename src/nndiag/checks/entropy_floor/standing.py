@@ -76,6 +76,12 @@ def standing_of(curve: Any, units: str, tail: str) -> Standing:
     return Standing(name, steps, values, rounding, share, coarse, unit)
 
 
+def equal_odds(loss: float, levels: Levels) -> bool:
+    """Whether a loss is that of equal probabilities, and the class prior lies below."""
+    apart = levels.uniform - levels.prior > UNEQUAL * levels.uniform
+    return apart and abs(loss - levels.uniform) <= 1e-4 * levels.uniform
+
+
 def at_equal_odds(at: Standing, levels: Levels) -> bool:
     """Whether the curve rests at ln C, has never been better, and a constant answer would be."""
     tail, uniform = at.tail, levels.uniform

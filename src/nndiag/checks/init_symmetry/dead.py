@@ -58,10 +58,11 @@ def _finding(scene: Scene, path: DeadPath) -> Finding:
         # the two that are in series first: a zero that ends a residual branch is one only because of them
         pair = [name for name in (first, following) if name in path.zero]
         names = ", ".join(f'"{name}"' for name in [*pair, *(name for name in path.zero if name not in pair)][:4])
-        cause = f"{len(path.zero)} zero factors in series ({names})"
+        more = f" and {len(path.zero) - 4} more" if len(path.zero) > 4 else ""
+        cause = f"zero factors in series ({names}{more})"
         why = "each factor's gradient is multiplied by the other one, which is zero, so neither ever moves"
         cure = "leave one of them random: a single zero factor wakes up after one step (LoRA: A random, B zero)"
-    elif path.zero and not _cuts(scene):
+    elif path.zero and not _cuts(scene, first):
         cause = f'"{first}" is zero, and what it feeds sends nothing back'
         why = "what it feeds cancels or is multiplied by zero, at every step, so it never moves"
         cure = "use nn.init.kaiming_normal_ or the default initialisation"
@@ -104,9 +105,17 @@ def _none_is_off(scene: Scene) -> bool:
     return bool(cuts) and all(site.dead < site.units for site in cuts)
 
 
-def _cuts(scene: Scene) -> bool:
-    """Whether an activation ran whose slope at zero is zero; yes where that was not seen."""
-    return scene.signals is None or any(site.units for site in scene.signals.of_role("activation"))
+def _cuts(scene: Scene, name: str) -> bool:
+    """Whether what reads this layer is an activation whose slope at zero is zero; yes where that was not seen."""
+    if scene.signals is None:
+        return True
+    cutting = {site.call.index for site in scene.signals.of_role("activation") if site.units}
+    flow = scene.signals.flow
+    calls = [step for step in flow.steps if name in (step.name, *step.parameters)] if flow is not None else []
+    if flow is None or not calls or not cutting:
+        return bool(cutting)
+    passed = tuple(role for role in THROUGH if role != "activation")
+    return any(end.index in cutting for call in calls for end in flow.after(call, through=passed))
 
 
 def _in_series(scene: Scene, path: DeadPath) -> tuple[str, str | None]:

@@ -37,6 +37,7 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
         yield Skip("SYM101", f"units were seen on fewer than {SEEN} inputs and positions")
         return
     limit = scene.check.max_dead_share
+    told: set[tuple[str, str | None]] = set()  # a layer that runs on several views has one finding
     for site in enough:
         if not site.dead or site.share < scene.check.min_input_share:
             continue  # what no longer depends on the input is on or off for all of them: SYM103
@@ -55,11 +56,14 @@ def examine(scene: Scene, seen: Signals) -> Iterator[Observation]:
         if dead < site.units and _collapsed(seen, site):
             yield Skip("SYM101", "what the layer reads varies in one direction: an earlier layer decides", site.name)
             continue
-        starved = _starved(scene, seen, site)
+        starved, origin = _starved(scene, seen, site), _origin(scene, seen, site)
+        if (site.name, origin.module) in told:
+            continue
+        told.add((site.name, origin.module))
         finding = found(
             "SYM101",
             f'{dead} of {site.units} units behind "{site.name}" are zero for every input ({dead / site.units:.0%})',
-            where=_origin(scene, seen, site),
+            where=origin,
             evidence=Evidence(
                 value=excess,
                 unit="share of units",

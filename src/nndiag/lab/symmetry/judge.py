@@ -13,7 +13,7 @@ from nndiag.lab.bench_parts import RandomTargets
 from nndiag.lab.objective_fit import USERS
 from nndiag.lab.symmetry.groups import Mirror, Twins, meet, mirrors_of, still_mirrored, still_together, twins_of
 from nndiag.lab.symmetry.rounding import rounding
-from nndiag.lab.symmetry.runs import Counterfactuals, healed, under_noise
+from nndiag.lab.symmetry.runs import Counterfactuals, healed, noise_of, under_noise
 from nndiag.lab.symmetry.verdict import DROPOUT, STUCK, Verdict
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def judge(  # noqa: PLR0913 - an experiment has these knobs, all by name
             continue
         width = noisy.get(id(left))
         kind = DROPOUT if width == left.view.units else STUCK
-        runs = (("dropout on", width),) if width is not None else ()
+        runs = ((noise_of(bench.model), width),) if width is not None else ()
         result.verdicts.append(Verdict(item, kind, left, trial.steps, runs=runs))
     if any(item.kind == STUCK for item in result.verdicts) and (rough := own()) is not None:
         result.verdicts = rounding(rough, bench, result.verdicts, steps, most)

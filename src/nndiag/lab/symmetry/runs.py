@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nndiag.core.errors import NndiagError
 from nndiag.core.subject import Batch
@@ -29,8 +29,6 @@ from nndiag.lab.symmetry.verdict import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import nn
 
     from nndiag.lab.bench import Bench, Trial
 
@@ -122,6 +120,13 @@ def _flatten(model: nn.Module, names: Sequence[str]) -> None:
     for name in names:
         item = table[name]
         item.fill_(float(item.abs().mean()) if item.dim() >= 2 else 0.0)
+
+
+def noise_of(model: nn.Module) -> str:
+    """What tells units apart in training mode: a dropout layer where there is one."""
+    drops = any(getattr(item, "p", 0) and "drop" in type(item).__name__.lower() for item in model.modules())
+    between = any(isinstance(item, nn.RNNBase) and item.dropout for item in model.modules())
+    return "dropout on" if drops or between else "in training mode"
 
 
 def under_noise(bench: Bench, stuck: Sequence[Twins], tolerance: float) -> dict[int, int]:
