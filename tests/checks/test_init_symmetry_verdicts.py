@@ -1,5 +1,6 @@
 """What the steps settle, what they leave open, and why."""
 
+import copy
 import time
 
 import pytest
@@ -291,3 +292,33 @@ def test_a_gain_that_a_dead_block_starves_is_no_factor_of_it():
     report = ask(Gated)
     assert said(report) == [("SYM202", "gate")]
     assert 'zero factors in series ("gate", "up", "down")' in report.findings[0].message
+
+
+class Members(nn.Module):
+    """Two networks, the second a copy of the first: side by side, one behind the other, or side by side with dropout."""
+
+    def __init__(self, series=False, drop=0.0, frozen=False):
+        super().__init__()
+        one = nn.Sequential(nn.Linear(20, 20), nn.Tanh(), nn.Dropout(drop), nn.Linear(20, 20))
+        self.members, self.series = nn.ModuleList([one, copy.deepcopy(one)]), series
+        self.members[1].requires_grad_(not frozen)
+        self.head = nn.Linear(20, 10)
+
+    def forward(self, x):
+        first, second = self.members
+        return self.head(second(first(x)) if self.series else first(x) + second(x))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [("SYM201", "members.0")]),
+        ({"series": True}, []),
+        ({"drop": 0.2}, []),
+        ({"frozen": True}, []),
+    ],
+)
+def test_copies_side_by_side_stay_copies(options, expected):
+    report = ask(lambda: Members(**options))
+    assert said(report) == expected
+    assert all(item.severity.word == "warning" for item in report.findings)

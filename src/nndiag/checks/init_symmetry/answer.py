@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from nndiag.lab.symmetry.verdict import Verdict
 
 APART = {"rounding only", "dropout only"}
+ALIKE = "distinct modules"
 BESIDE = {  # findings that name no trap
     "SYM001": "identical units in layers that these inputs do not reach",
     "SYM101": "units that no input switches on",
@@ -76,6 +77,8 @@ def _traps(scene: Scene, verdicts: Sequence[Verdict], within: str) -> list[str]:
     paths = scene.starvation.paths if scene.starvation else ()
     if tensors := sum(len(path.starved) for path in paths if not path.chance):
         parts.append(f"no gradient ever reaches {counted(tensors, 'tensor')}")
+    if same := [item for item in scene.findings if item.rule.code == "SYM201" and item.evidence.unit == ALIKE]:
+        parts.append(f"{counted(sum(item.evidence.n['modules'] for item in same), 'module')} stay copies")
     if pairs := sum(len(item.pairs) for item in scene.judgement.mirrors):
         parts.append(f"{counted(pairs, 'pair')} of units {agreed(pairs, 'is', 'are')} locked by sign")
     return parts

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from nndiag.checks.init_symmetry import dead, details, groups, signals, silent, static, tables
+from nndiag.checks.init_symmetry import copies, dead, details, groups, signals, silent, static, tables
 from nndiag.checks.init_symmetry.benches import LongRun, make_bench, rows_of
 from nndiag.core.errors import NndiagError, NothingApplicableError
 from nndiag.core.findings import Evidence, Fact, Judged, Skip, Step
@@ -188,6 +188,7 @@ def _dynamic(scene: Scene) -> Iterator[Observation]:
         yield from (Skip(code, "no parameter is trained: frozen, or not in the loss") for code in DYNAMIC)
         return
     yield from groups.examine(scene, long.refused)
+    yield from copies.examine(scene)
     yield Step("dead paths", 0.8)
     stopped = scene.judgement.unfinished
     try:
