@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from nndiag.core.subject import Batch
 from nndiag.lab.borrow import seeded
-from nndiag.lab.forward import as_tensors, main_input, main_output, mapped, tensors_in
+from nndiag.lab.forward import TARGET_KEYS, as_tensors, main_input, main_output, mapped, tensors_in
 from nndiag.lab.objective import loss_of
 from nndiag.lab.watch.roles import DROPOUT, EMBEDDING, MATMUL, NORMALISER, SHAPE, WEIGHTED
 from nndiag.lab.watch.sites import trace
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nndiag.lab.watch.sites import Call, Trace
 
 
+VIEW = (0.5, 2.0)  # distance of means in sd, ratio of sds: another view of the same input
 ARITHMETIC = frozenset({"add", "sub", "rsub", "mul", "div", "neg", "pow", "sqrt"})  # of a tensor and a number
 
 
@@ -109,10 +111,28 @@ def _described(model: nn.Module, run: Trace, step: Call, read: int, way: tuple[b
 
 
 def with_input(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
-    """Return the batch with its main floating-point (or byte) input changed, everything else as it is."""
+    """Return the batch with its main floating-point (or byte) input changed, and every other view of the same kind.
+
+    Two views of one sample, an anchor and a positive, are prepared by one pipeline; everything else stays as it is.
+    """
     inputs = as_tensors(batch.inputs)
     main = main_input(inputs)
-    return replace(batch, inputs=mapped(inputs, lambda item: change(item) if item is main else item))
+    rest = inputs
+    if isinstance(inputs, Mapping):
+        rest = {key: value for key, value in inputs.items() if key not in TARGET_KEYS}
+    views = [item for item in tensors_in(rest) if main is not None and _alike(main, item)]
+    return replace(
+        batch,
+        inputs=mapped(inputs, lambda item: change(item) if any(item is one for one in (main, *views)) else item),
+    )
+
+
+def _alike(main: Tensor, other: Tensor) -> bool:
+    """Whether another input has the shape, the kind, and nearly the mean and spread of the main one."""
+    if other is main or other.shape != main.shape or other.dtype != main.dtype or main.numel() < 2:
+        return False
+    (mean, sd), (mean_other, sd_other) = ((float(x.double().mean()), float(x.double().std())) for x in (main, other))
+    return sd > 0 and abs(mean_other - mean) <= VIEW[0] * sd and sd / VIEW[1] <= sd_other <= sd * VIEW[1]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from nndiag.checks.normalization.fed import examine_fed, holds_normaliser
 from nndiag.checks.normalization.initial import UNCURED, distance_at_start, loss_has_no_scale
 from nndiag.checks.normalization.inside import examine_inside
 from nndiag.checks.normalization.precision import examine_precision, overflowing_forward
+from nndiag.checks.normalization.served_targets import examine_served_targets
 from nndiag.checks.normalization.serving import PAIR_CODES, examine_pair
 from nndiag.checks.normalization.stale import examine_batchnorm
 from nndiag.checks.normalization.summary import answer, facts, input_numbers, normalised_twice
@@ -93,7 +94,7 @@ class CheckNormalization:
             away=away,
             scaleless=lambda: bench is not None and loss_has_no_scale(bench),
         )
-        yield from self._serving(subject, seen, view, ids)
+        yield from self._serving(subject, seen, view, ids, regression=regression)
         if bench is None:
             why = "weights without a model: name its factory and give --weights" if subject.weights else "no model"
             yield from (Skip(code, why) for code in MODEL_CODES if code != "NRM104" or subject.weights is None)
@@ -117,18 +118,19 @@ class CheckNormalization:
             yield from examine_fed(bench, view, sane=not alarms.keys() & set(SCALE_CODES))
         yield from examine_training(bench, seen, view, alarms, bench.subject.training.steps or self.steps)
 
-    def _serving(self, subject: Subject, seen: Seen, view: View, ids: str) -> Iterator[Observation]:
+    def _serving(
+        self, subject: Subject, seen: Seen, view: View, ids: str, *, regression: bool | None
+    ) -> Iterator[Observation]:
         if subject.serve is None:
             yield from (Skip(code, "no serving data (--serve)") for code in PAIR_CODES if code != "NRM008")
-        elif ids:
+            return
+        yield Step("comparing with serving")
+        served = self._look(subject, subject.serve, seen.inputs.layout.axis if len(seen.inputs.shape) < 3 else None)
+        if ids:
             yield from (Skip(code, f"the inputs are ids: {ids}") for code in PAIR_CODES)
         else:
-            yield Step("comparing with serving")
-            yield from examine_pair(
-                seen,
-                self._look(subject, subject.serve, seen.inputs.layout.axis if len(seen.inputs.shape) < 3 else None),
-                view,
-            )
+            yield from examine_pair(seen, served, view)
+        yield from examine_served_targets(seen, served, regression=regression)
 
     def _look(self, subject: Subject, source: DataSource, axis: int | None) -> Seen:
         from nndiag.lab.scale import look

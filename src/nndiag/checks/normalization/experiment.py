@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from nndiag.checks.normalization.bench import can_standardise, standardiser
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from nndiag.checks.normalization.bench import Bench
     from nndiag.checks.normalization.view import View
     from nndiag.core.findings import Finding, Observation
+    from nndiag.core.subject import Batch
     from nndiag.lab.scale import Seen
 
 GRID = (0.1, 1.0, 10.0)  # times the user's learning rate
@@ -40,7 +42,8 @@ def examine_training(
         return
     rate = rate_of(bench)
     prior = _prior(bench, seen)
-    if rate is None or prior is None:
+    alone = prior is None and seen.targets is None
+    if rate is None or (prior is None and not alone):
         yield Skip(
             "NRM201", "no optimizer could be made" if rate is None else "the prior loss of these targets is not known"
         )
@@ -53,22 +56,9 @@ def examine_training(
     aims = _target_scale(bench, seen) if "NRM011" in alarms else None
     scaled = standardiser(view.profile)
     std_batches = tuple(changed(batch, scaled, aims) for batch in bench.batches)
+    prior = prior if prior is not None else 1.0
     std_prior = 1.0 if aims is not None else prior
-    given = rate.given
-    raw, std = [], []
-    for number, factor in enumerate(sorted(GRID, key=lambda item: item != 1.0)):
-        left = bench.subject.run.seconds_left
-        if left < 3 or (number and left < 0.25 * bench.subject.run.max_seconds):
-            break
-        budget = left / 3
-        pair = even(
-            trial(bench, bench.batches, lr=rate.lr * factor, steps=steps, prior=prior, seconds=budget),
-            trial(bench, std_batches, lr=rate.lr * factor, steps=steps, prior=std_prior, seconds=budget),
-        )
-        if not any(run.curve.diverged for run in pair) and pair[0].curve.steps < min(FEWEST, steps):
-            break  # how far a handful of steps comes tells the machine's speed, not what the model learns
-        raw.append(pair[0])
-        std.append(pair[1])
+    raw, std = _runs(bench, std_batches, rate.lr, steps, (prior, std_prior))
     if not raw:
         yield Skip("NRM201", "the time budget did not allow it")
         yield found(
@@ -86,9 +76,37 @@ def examine_training(
             means="NRM201 compares fewer rates than it would: each input's best one may not be among them",
             fix="raise --max-seconds",
         )
-    yield from _curves(raw[0], std[0], prior, std_prior)
-    yield from _verdict(bench, view, raw, std, alarms, given=given)
+    unit = "the prior loss"
+    if alone:
+        unit = "its loss at the start"
+        raw, std = (_by_start(runs) for runs in (raw, std))
+        if not raw or not std:
+            yield Fact("normalising", "not told", "the loss has no scale to measure progress by")
+            return
+    yield from _curves(raw[0], std[0], unit)
+    yield from _verdict(bench, view, (raw, std), alarms, given=rate.given, unit=unit, shared=alone)
     yield from examine_exchange(bench, view, rate.lr, steps)
+
+
+def _runs(
+    bench: Bench, standardised: tuple[Batch, ...], lr: float, steps: int, priors: tuple[float, float]
+) -> tuple[list[Trial], list[Trial]]:
+    """Pairs of runs on raw and on standardised inputs: at the user's rate first, then at those around it."""
+    raw, std = [], []
+    for number, factor in enumerate(sorted(GRID, key=lambda item: item != 1.0)):
+        left = bench.subject.run.seconds_left
+        if left < 3 or (number and left < 0.25 * bench.subject.run.max_seconds):
+            break
+        budget = left / 3
+        pair = even(
+            trial(bench, bench.batches, lr=lr * factor, steps=steps, prior=priors[0], seconds=budget),
+            trial(bench, standardised, lr=lr * factor, steps=steps, prior=priors[1], seconds=budget),
+        )
+        if not any(run.curve.diverged for run in pair) and pair[0].curve.steps < min(FEWEST, steps):
+            break  # how far a handful of steps comes tells the machine's speed, not what the model learns
+        raw.append(pair[0])
+        std.append(pair[1])
+    return raw, std
 
 
 def _standard_already(view: View) -> bool:
@@ -107,7 +125,7 @@ def _why_not(bench: Bench, seen: Seen) -> str:  # noqa: PLR0911 - one line for e
         return "not selected"
     if bench.objective is None:
         return f"no loss: {bench.no_loss}"
-    if seen.targets is None and bench.objective.name != "own":
+    if seen.targets is None and bench.objective.name != "own" and not callable(bench.subject.training.loss):
         return "the data has no targets"
     if bench.subject.data is not None and bench.subject.data.synthetic:
         return "the inputs are invented"
@@ -144,32 +162,62 @@ def _target_scale(bench: Bench, seen: Seen) -> Callable[[Any], Any] | None:
     return lambda y: (y - mean) / sd if sd > 0 else y
 
 
-def _curves(raw: Trial, std: Trial, prior: float, std_prior: float) -> Iterator[Observation]:
-    for label, one, base in (("raw", raw, prior), ("standardised", std, std_prior)):
-        losses = tuple(loss / base for loss in one.curve.losses)
+def _by_start(runs: list[Trial]) -> list[Trial]:
+    """The runs in units of the loss that each started with: where no targets tell a prior, it knows nothing yet.
+
+    Empty where a loss starts at or below zero: then it has no natural zero, and no share of it means anything.
+    """
+    starts = [run.curve.losses[0] for run in runs]
+    if any(start <= 0 or min(run.curve.losses) < 0 for start, run in zip(starts, runs, strict=True)):
+        return []
+    return [replace(run, prior=start if math.isfinite(start) else 1.0) for start, run in zip(starts, runs, strict=True)]
+
+
+def _curves(raw: Trial, std: Trial, unit: str) -> Iterator[Observation]:
+    for label, one in (("raw", raw), ("standardised", std)):
+        losses = tuple(loss / one.prior for loss in one.curve.losses)
         yield Series(
             label,
             tuple(range(len(losses))),
             losses,
-            "of the prior loss",
+            f"of {unit}",
             x_unit="steps",
             group="training",
             threshold=1.0,
         )
         norms = one.curve.grad_norms
         yield Series(f"{label} gradient", tuple(range(len(norms))), norms, "", x_unit="steps", group="gradient norm")
-        yield Measurement(f"loss_reached_{label}", one.reached, "of the prior loss")
+        yield Measurement(f"loss_reached_{label}", one.reached, f"of {unit}")
 
 
 def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
-    bench: Bench, view: View, raw: list[Trial], std: list[Trial], alarms: Mapping[str, Finding], *, given: bool
+    bench: Bench,
+    view: View,
+    runs: tuple[list[Trial], list[Trial]],
+    alarms: Mapping[str, Finding],
+    *,
+    given: bool,
+    unit: str,
+    shared: bool,
 ) -> Iterator[Observation]:
-    """NRM201, as loud as the difference is large."""
+    """NRM201, as loud as the difference is large.
+
+    Where each run is measured by its own start (`shared`), the two are compared in one unit as well, and only what
+    both ways of measuring show is said: a loss may be the same at any scale of the inputs, or go with it.
+    """
+    raw, std = runs
     own, other = raw[0], std[0]
     best, best_other = min(raw, key=lambda t: t.reached), min(std, key=lambda t: t.reached)
-    yield Measurement("best_loss_raw", best.reached, "of the prior loss", f"lr {best.lr:g}")
-    yield Measurement("best_loss_standardised", best_other.reached, "of the prior loss", f"lr {best_other.lr:g}")
+    yield Measurement("best_loss_raw", best.reached, f"of {unit}", f"lr {best.lr:g}")
+    yield Measurement("best_loss_standardised", best_other.reached, f"of {unit}", f"lr {best_other.lr:g}")
     level, pair = _level(raw, std, given=given)
+    if shared:
+        again, _ = _level([replace(run, prior=std[0].prior) for run in raw], std, given=given)
+        if (level is None) != (again is None):
+            said = "whether normalising helps depends on how the loss, which has no targets, is measured"
+            yield Fact("normalising", "not told", said)
+            return
+        level = None if level is None or again is None else min(level, again)
     if level is None:
         if best.broken and not holds_normaliser(bench):  # where nothing learns, nothing is shown
             said = f"in {own.curve.steps} steps neither raw nor standardised inputs were learned from"
@@ -180,7 +228,7 @@ def _verdict(  # noqa: PLR0913 - both sides, and what is known of them
     causes = [alarms[code] for code in sorted(alarms.keys() & CAUSES)]
     level = level if causes else Severity.NOTE
     slow, fast = pair
-    words = "diverge" if slow.curve.diverged else f"reach {slow.reached:.3g} of the prior loss"
+    words = "diverge" if slow.curve.diverged else f"reach {slow.reached:.3g} of {unit}"
     rates = f"at lr {slow.lr:g}" if slow.lr == fast.lr else f"at their best lr {slow.lr:g}"
     there = "" if slow.lr == fast.lr else f" at lr {fast.lr:g}"
     both = " (and targets)" if "NRM011" in alarms else ""

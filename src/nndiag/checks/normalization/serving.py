@@ -118,10 +118,10 @@ def _transform(train: Seen, serve: Seen, view: View, x: Array, y: Array) -> tupl
             return mismatch(view, None, f"{side} subtracts the mean image, the other side a mean per channel"), None
     if (y.max(axis=(0, 2)) == y.min(axis=(0, 2))).all() and (x.max(axis=(0, 2)) > x.min(axis=(0, 2))).any():
         return mismatch(view, None, f"serving never changes: its first feature is always {y[0, 0, 0]:.6g}"), None
-    return _changed(view, x, y, images)
+    return prepared_otherwise(view, x, y, images=images)
 
 
-def _changed(view: View, x: Array, y: Array, images: bool) -> tuple[Finding | None, Change | None]:
+def prepared_otherwise(view: View, x: Array, y: Array, *, images: bool) -> tuple[Finding | None, Change | None]:
     """What one look at the numbers says: an affine map, a curve, or a value that fills gaps."""
     from nndiag.science.preprocessing_match import compare
 
@@ -139,6 +139,7 @@ def _otherwise(view: View, x: Array, y: Array, change: Change | None) -> Finding
     from nndiag.science.preprocessing_curves import curve
     from nndiag.science.preprocessing_doubt import filler
     from nndiag.science.preprocessing_rows import one_image_added
+    from nndiag.science.preprocessing_scaled import scaled_curve
 
     if one_image_added(x, y):
         words = "each row of serving is the row of training plus one and the same image: a mean image on one side"
@@ -148,6 +149,11 @@ def _otherwise(view: View, x: Array, y: Array, change: Change | None) -> Finding
     bent = curve(x, y)
     if bent is not None:
         return mismatch(view, None, bent, (x, y))
+    scaled = scaled_curve(x, y)
+    if scaled is not None:
+        one, other = ("training", "serving") if scaled.training else ("serving", "training")
+        of = "" if len(scaled.features) == x.shape[1] else f" (of {view.listed(scaled.features)})"
+        return mismatch(view, None, f"{one} takes {scaled.name}{of} and standardises, {other} does neither", (x, y))
     filled = filler(x, y)
     if filled is None:
         return None
