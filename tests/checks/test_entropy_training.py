@@ -122,6 +122,11 @@ def drawing_alone():
     model, source = body(), torch.Generator().manual_seed(3)
     for item in model.parameters(): nn.init.normal_(item, 0, 0.01, generator=source)
     return model
+def zero_biases():
+    model = drawing_alone()
+    for item in model.parameters(): item.data.mul_(item.dim() > 1)
+    return model
+kept = zero_biases()
 def zero_start():
     model = nn.Linear(8, 3)
     for item in model.parameters(): nn.init.zeros_(item)
@@ -163,6 +168,7 @@ def data():
         ("seeding", []),
         ("drawing_alone", []),
         ("zero_start", []),
+        ("kept", []),
         ("trained", ["ENT005"]),
         ("softmax_in_forward", ["ENT006"]),
         ("softmax_in_step", ["ENT006"]),

@@ -64,14 +64,14 @@ class BuiltModel:
         from nndiag.lab.borrow import fingerprint, reseeded
         from nndiag.lab.watch.built import loaded, moved, recording_construction
 
+        own = self._kept if self._kept is not None else self._fresh()
         if "weights from" in self.note:
-            return True
+            return not _as_drawn(own)
         with reseeded(self.seed + 1), recording_construction(), torch.enable_grad():
             other = placed(self.build(), self.device)
         if moved(other):
             return True
-        own = self._kept if self._kept is not None else self._fresh()
-        if fingerprint(own) != fingerprint(other) or _plain(own):
+        if fingerprint(own) != fingerprint(other) or _as_drawn(own):
             return False
         return True if loaded(other) else None
 
@@ -97,10 +97,15 @@ def _twins(first: nn.Module, second: nn.Module) -> bool:
     return fingerprint(first) == fingerprint(second)
 
 
-def _plain(model: nn.Module) -> bool:
-    """Whether every parameter repeats one number: what constant initialisers leave, and no training."""
+def _as_drawn(model: nn.Module) -> bool:
+    """Whether no bias and no gain has moved: each repeats one number, as most initialisers leave it.
+
+    The first step of a training moves them apart; a model whose weights are all constant is one that never had a step.
+    """
     items = [item.detach() for item in model.parameters() if not _lazy(item) and item.numel()]
-    return bool(items) and all(bool((item == item.flatten()[0]).all()) for item in items)
+    flat = [item for item in items if item.dim() == 1 and item.numel() > 1]
+    moved = [item for item in (flat if len(flat) > 1 else items) if not bool((item == item.flatten()[0]).all())]
+    return bool(items) and not moved
 
 
 def placed(model: nn.Module, device: str) -> nn.Module:
@@ -151,9 +156,11 @@ class CopiedModel:
         """Whether the weights have been trained; None where nothing shows it."""
         from nndiag.lab.watch.built import loaded, moved
 
-        if self.stored or moved(self.instance) or loaded(self.instance):
+        if moved(self.instance):
             return True
-        return False if _plain(self.instance) else None
+        if _as_drawn(self.instance):
+            return False
+        return True if self.stored or loaded(self.instance) else None
 
 
 @dataclass
@@ -181,8 +188,10 @@ class PreparedModel:
 
     def learnt(self) -> bool | None:
         """Whether the weights have been trained; None where nothing shows it."""
+        if "weights from" in self.note:
+            return not _as_drawn(self.make())
         asked = getattr(self.source, "learnt", None)
-        return True if "weights from" in self.note or asked is None else asked()
+        return True if asked is None else asked()
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ def judge_predictions(
     yield from _resolution(left, loss, levels, dtype, where, n)
     ignored = False
     if learnt is False:
-        yield Skip("ENT005", "the model comes untrained from its factory, at the prior by right; give --weights")
+        yield Skip("ENT005", "the model is as it was initialised, at the prior by right; give --weights")
     else:
         ignored = yield from _prior(measured, levels, loss, structure is None, origin)
     if learnt is False and structure is None and not done and levels.removable > LEARNABLE * levels.uniform:
