@@ -256,3 +256,43 @@ def test_images_too_grey_for_their_order_are_skipped():
     noisy = (grey + np.random.default_rng(1).normal(0, 0.01, grey.shape)).astype(np.float32)
     skipped = {item.code: item.reason for item in look(noisy[:60], serve=noisy[60:]).skipped}
     assert "too alike" in skipped["NRM007"]
+
+
+def blobs(seed, rows):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 6, rows)
+    return (np.random.default_rng(77).normal(0, 3, (6, 8))[y] + rng.normal(size=(rows, 8))).astype(np.float32), y
+
+
+TARGETS = {
+    "the same": (lambda y: y, ""),
+    "as floats": (lambda y: y.astype(np.float32), ""),
+    "from one": (lambda y: y + 1, "training's +1"),
+    "/255": (lambda y: (y / 255).astype(np.float32), "divides by 255"),
+    "names sorted otherwise": (lambda y: np.array([1, 2, 0, 5, 3, 4])[y], "numbered otherwise"),
+    "a class fewer": (lambda y: np.where(y > 4, y - 1, y), ""),  # one class alone might be a class that changed
+}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_serving_targets_that_are_numbered_otherwise_are_named(name):
+    change, words = TARGETS[name]
+    (x, y), (other, z) = blobs(1, 900), blobs(2, 600)
+    report = look(x, y, serve=(other, change(z)))
+    assert (codes(report) & PAIR == {"NRM006"}) if words else not codes(report) & PAIR
+    assert not words or words in the(report, "NRM006").message
+
+
+@pytest.mark.parametrize(("curve", "words"), [(np.log1p, "log1p"), (np.log, "the logarithm"), (np.cbrt, "cube root")])
+def test_a_curve_before_standardising_is_named_where_raw_rows_are_served(curve, words):
+    raw = np.random.default_rng(0).lognormal(1, 0.8, (500, 4))
+    scaled = StandardScaler().fit_transform(curve(raw))
+    assert words in the(look(scaled, serve=raw), "NRM006").message
+    assert not codes(look(scaled, serve=scaled)) & PAIR
+
+
+def test_statistics_of_each_split_are_seen_beside_flags_that_nobody_scales():
+    rng = np.random.default_rng(0)
+    numbers, flags = rng.normal(5, 3, (900, 4)), (rng.random((900, 6)) < 0.3).astype(float)
+    first, second = (StandardScaler().fit_transform(part) for part in (numbers[:500], numbers[500:]))
+    assert "NRM009" in codes(look(np.c_[first, flags[:500]], serve=np.c_[second, flags[500:]]))

@@ -62,6 +62,8 @@ def split(item: Any, shape: Shape) -> Batch:  # noqa: PLR0911 - one return for e
             return split(parts[0], shape) if isinstance(parts[0], Mapping | tuple | list) else Batch(parts[0])
         if len(parts) == 2 and shape.needed < 2:
             return _with_mapping(parts[0], parts[1], shape)
+        if len(parts) == 2 and isinstance(parts[0], Mapping) and set(map(str, parts[0])) <= shape.names:
+            return _with_mapping(parts[0], parts[1], shape)  # ({"a": a, "b": b}, y) for a forward of a and b
         if len(parts) == 2 and isinstance(parts[0], tuple | list) and len(parts[0]) == shape.needed:
             return _with_mapping(parts[0], parts[1], shape)  # ((a, b), y) for a forward of a and b
         if len(parts) >= 2:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from nndiag.checks.normalization.view import View
     from nndiag.core.findings import Finding, Observation
     from nndiag.lab.scale import Seen
-    from nndiag.science.moments import Moments
+    from nndiag.science.moments import Array, Moments
     from nndiag.science.moments_profile import Profile
 
 SHARP = 1e-4  # float32 pipelines leave means of 1e-7 to 1e-5
@@ -44,12 +44,13 @@ def leaked(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
     first, second = x.mean(axis=2), y.mean(axis=2)
     value, chance = too_close(first, second)
     yield Measurement("split_statistic", value, "")
-    both = _standard(mine.moments) and _standard(theirs.moments)
-    if both and _exact_chance(theirs.moments) < CHANCE:
+    ready = _sharp(mine.moments)  # the columns that training standardised: flags beside them are left as they are
+    both = bool(ready.any() and _sharp(theirs.moments)[ready].all())
+    if both and _exact_chance(theirs.moments, ready) < CHANCE:
         yield _leak(view, "each split was standardised with its own mean and sd", _whole(mine, theirs), (mine, theirs))
         return
     pooled = merge(mine.moments, theirs.moments)
-    if _standard(pooled) and not _standard(mine.moments) and _exact_chance(pooled) < CHANCE:
+    if _standard(pooled) and not _standard(mine.moments) and _exact_chance(pooled, pooled.sd > 1e-6) < CHANCE:
         yield _leak(
             view, "mean and sd were fitted on training and serving rows together", (0.0, chance), (mine, theirs)
         )
@@ -73,24 +74,26 @@ def _same_rows(mine: Profile, theirs: Profile) -> bool:
 
 
 def _standard(moments: Moments) -> bool:
-    """Whether mean 0 and sd 1 (ddof 0 or 1) hold to the last digits in every varying feature."""
+    """Whether mean 0 and sd 1 hold to the last digits in every varying feature."""
+    varying = moments.sd > 1e-6
+    return bool(varying.any() and _sharp(moments)[varying].all())
+
+
+def _sharp(moments: Moments) -> Array:
+    """In which features mean 0 and sd 1 (ddof 0 or 1) hold to the last digits."""
     import numpy as np
 
-    varying = moments.sd > 1e-6
-    if not varying.any():
-        return False
-    mean, sd, n = moments.mean[varying], moments.sd[varying], moments.count[varying]
     with np.errstate(divide="ignore", invalid="ignore"):
-        other = sd * np.sqrt(n / (n - 1))
-    return bool((np.abs(mean) < SHARP).all() and ((np.abs(sd - 1) < SHARP).all() or (np.abs(other - 1) < SHARP).all()))
+        other = moments.sd * np.sqrt(moments.count / (moments.count - 1))
+    one = (np.abs(moments.sd - 1) < SHARP) | (np.abs(other - 1) < SHARP)
+    return np.asarray((np.abs(moments.mean) < SHARP) & one)
 
 
-def _exact_chance(moments: Moments) -> float:
-    """How likely an honest set of this size has means and spreads this sharp."""
+def _exact_chance(moments: Moments, features: Array) -> float:
+    """How likely an honest set of this size has means and spreads this sharp in these features."""
     from scipy import special
 
-    varying = moments.sd > 1e-6
-    error = 1 / moments.count[varying] ** 0.5
+    error = 1 / moments.count[features] ** 0.5
     inside = special.ndtr(SHARP / error) - special.ndtr(-SHARP / error)  # for the mean; the sd is as sharp
     return float((inside**2).prod())
 
