@@ -45,6 +45,7 @@ def leaked(train: Seen, serve: Seen, view: View) -> Iterator[Observation]:
     value, chance = too_close(first, second)
     yield Measurement("split_statistic", value, "")
     ready = _sharp(mine.moments)  # the columns that training standardised: flags beside them are left as they are
+    ready &= theirs.moments.sd > 1e-6
     both = bool(ready.any() and _sharp(theirs.moments)[ready].all())
     if both and _exact_chance(theirs.moments, ready) < CHANCE:
         yield _leak(view, "each split was standardised with its own mean and sd", _whole(mine, theirs), (mine, theirs))
