@@ -107,13 +107,15 @@ def _fix_for(seen: Seen) -> str:
 
 
 def _other_randomness(case: Case) -> Observation:
-    """A note where the operation is known and only an unnamed cause a warning: a VAE samples in eval by design."""
+    """A note where the operation is known or it is rounding, else a warning: a VAE samples in eval by design."""
     verdict = case.verdict
     chance = verdict.chances[0] if verdict.chances else None
     named = verdict.same_seed and chance is not None
     if not verdict.same_seed:
         cause, fix = (
-            "equal seeds give different outputs: a kernel is not deterministic, or the forward keeps a state",
+            "rounding, as of a kernel that adds in no fixed order"
+            if verdict.rounding
+            else "equal seeds give different outputs: a kernel is not deterministic, or the forward keeps a state",
             ("torch.use_deterministic_algorithms(True) names the operation"),
         )
     elif chance is not None:
@@ -134,9 +136,11 @@ def _other_randomness(case: Case) -> Observation:
             value=verdict.difference, unit="standard deviations", threshold=0.0,
             n={"samples": case.bench.rows, "passes": 2}, seed=case.subject.run.seed,
         ),
-        means="rules that compare training with eval see this randomness too",
+        means="too small for any rule to see"
+        if verdict.rounding
+        else "rules that compare training with eval see this randomness too",
         fix=fix,
-        severity=Severity.NOTE if named else None,
+        severity=Severity.NOTE if named or (verdict.rounding and not verdict.same_seed) else None,
     )  # fmt: skip
 
 

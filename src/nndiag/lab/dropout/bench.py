@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from nndiag.core.subject import Batch
     from nndiag.lab.dropout.graph import Film, Key
 
+_ORDER = 64  # units of rounding that another order of summation makes, at most
 _ROUNDING = 1e-3  # of the output's spread: the mean rate of a hand-written mask is known to this
 
 
@@ -45,6 +46,7 @@ class EvalVerdict:
     chances: tuple[Chance, ...]
     compared: int  # tensors
     error: str = ""  # the forward failed in eval mode
+    rounding: bool = False  # they differ by no more than an order of summation explains
 
 
 class Bench:
@@ -78,10 +80,11 @@ class Bench:
             return EvalVerdict(
                 same=True, same_seed=True, difference=0.0, acting=(), chances=(), compared=0, error=error.message
             )
-        same, gap = _compare(first, second)
+        same, gap, rounding = _compare(first, second)
         again = same or _compare(first, self._plain(self.seed))[0]
         acting = tuple(seen for seen in taken.film.sites if seen.dial.acts)
-        return EvalVerdict(same, again, gap, acting, tuple(taken.film.chances), len(tensors_in(first)))
+        chances, count = tuple(taken.film.chances), len(tensors_in(first))
+        return EvalVerdict(same, again, gap, acting, chances, count, rounding=rounding)
 
     def play(self, script: Script, *, training: bool, seed: int, hold: bool = True) -> Take:
         """Run one forward under a script.
@@ -119,7 +122,7 @@ class Bench:
             self.play(Script(off=True, rates=rates, places=False), training=True, seed=self.seed + more).output
             for more in (0, 1)
         )
-        same, gap = _compare(first, second)
+        same, gap, _ = _compare(first, second)
         return not same and gap > _ROUNDING
 
     def work(self) -> int:
@@ -169,21 +172,25 @@ def _rows(batch: Batch) -> int:
         return 0
 
 
-def _compare(first: Any, second: Any) -> tuple[bool, float]:
-    """Whether two outputs are bit for bit the same, and how far apart they are."""
+def _compare(first: Any, second: Any) -> tuple[bool, float, bool]:
+    """Whether two outputs are bit for bit the same, how far apart they are, and whether that is rounding alone."""
     left, right = ([part for item in tensors_in(out) for part in _parts(item)] for out in (first, second))
     if len(left) != len(right):
-        return False, float("inf")
-    worst, same = 0.0, True
+        return False, float("inf"), False
+    worst, same, rounding = 0.0, True, True
     for a, b in zip(left, right, strict=True):
         if a.shape != b.shape:
-            return False, float("inf")
+            return False, float("inf"), False
         if torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)) if a.is_floating_point() else torch.equal(a, b):
             continue
         same = False
         if a.is_floating_point():
             worst = max(worst, _distance(a.double(), b.double()))
-    return same, worst
+            finest = _ORDER * torch.finfo(a.dtype).eps * float(a.abs().max())
+            rounding = rounding and float((a.double() - b.double()).abs().max()) <= finest
+        else:
+            rounding = False
+    return same, worst, rounding
 
 
 def _parts(tensor: Tensor) -> tuple[Tensor, ...]:
